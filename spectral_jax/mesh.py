@@ -1,0 +1,90 @@
+"""Triangle meshes that share one connectivity: the record, its graph, its Laplacian, files."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+if TYPE_CHECKING:
+    import scipy.sparse
+
+
+class Mesh(NamedTuple):
+    """A triangle mesh: vertices (vertex, 3) in metres, faces (face, 3) as 0-based vertex indices."""
+
+    vertices: Float[np.ndarray, "vertex 3"]
+    faces: Int[np.ndarray, "face 3"]
+
+
+def edges(faces: Int[np.ndarray, "face 3"], num_vertices: int) -> Int[np.ndarray, "edge 2"]:
+    """Undirected edges of the faces, each once, sorted, smaller index first.
+
+    Raises ValueError for a face that names a vertex outside 0 .. num_vertices - 1 or the same vertex twice.
+    """
+    faces = np.asarray(faces, np.int64)
+    if faces.size and (faces.min() < 0 or faces.max() >= num_vertices):
+        raise ValueError(
+            f"faces name vertices {faces.min()} to {faces.max()}, but there are {num_vertices} vertices "
+            f"(0 to {num_vertices - 1}); are the faces 1-based?"
+        )
+    pairs = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
+    degenerate = pairs[:, 0] == pairs[:, 1]
+    if degenerate.any():
+        raise ValueError(f"face {int(np.argmax(degenerate)) % len(faces)} names vertex {pairs[degenerate][0, 0]} twice")
+    return np.unique(pairs, axis=0)
+
+
+def graph_laplacian(edges: Int[np.ndarray, "edge 2"], num_vertices: int) -> scipy.sparse.csr_array:
+    """Combinatorial graph Laplacian L = D - A, (vertex, vertex) sparse float64 (paper section 3.1)."""
+    import scipy.sparse
+
+    i, j = np.asarray(edges, np.int64).T
+    ones = np.ones(2 * len(i))
+    adjacency = scipy.sparse.coo_array((ones, (np.r_[i, j], np.r_[j, i])), shape=(num_vertices, num_vertices)).tocsr()
+    return scipy.sparse.csr_array(scipy.sparse.diags_array(adjacency.sum(axis=1)) - adjacency)
+
+
+def num_components(edges: Int[np.ndarray, "edge 2"], num_vertices: int) -> int:
+    """Number of connected components of the graph; an isolated vertex is a component."""
+    import scipy.sparse
+
+    ones = np.ones(len(edges))
+    graph = scipy.sparse.coo_array((ones, tuple(np.asarray(edges).T)), shape=(num_vertices, num_vertices))
+    return int(scipy.sparse.csgraph.connected_components(graph, directed=False, return_labels=False))
+
+
+def fingerprint(faces: Int[np.ndarray, "face 3"], num_vertices: int) -> str:
+    """SHA-256 of the vertex count and the edges: equal exactly when two meshes have the same Laplacian."""
+    pairs = edges(faces, num_vertices).astype("<i8")
+    return hashlib.sha256(np.int64(num_vertices).astype("<i8").tobytes() + pairs.tobytes()).hexdigest()
+
+
+def read_mesh(path: str | Path) -> Mesh:
+    """Read any triangle mesh trimesh can read, vertex order untouched; units as in the file.
+
+    Raises ValueError naming the file when it is missing, unreadable or has no triangles.
+    """
+    import trimesh
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such mesh file")
+    try:
+        loaded = trimesh.load_mesh(path, process=False, maintain_order=True)
+        vertices, faces = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.int32)
+    except Exception as error:  # trimesh's readers raise whatever the parser beneath raised
+        raise ValueError(f"{path}: not a readable mesh ({error})") from error
+    if not len(faces):
+        raise ValueError(f"{path}: no triangles among its {len(vertices)} vertices")
+    return Mesh(vertices, faces)
+
+
+def write_mesh(path: str | Path, mesh: Mesh) -> None:
+    """Write a mesh as the file's suffix says (.ply, .obj, .stl, .off, .glb), vertex order kept."""
+    import trimesh
+
+    trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).export(Path(path))
