@@ -1,0 +1,89 @@
+"""Evaluation of a run over a split, beside what the basis, the mean shape and PCA do on the same meshes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from spectral_jax import basis as spectral
+from spectral_jax.basis import SpectralBasis
+from spectral_jax.dataset import Split
+from spectral_jax.metrics import map_batches, summarise, vertex_errors_mm
+from spectral_jax.run import Run
+from spectral_jax.train import VALIDATION_BATCH, validate
+
+
+class Summary(NamedTuple):
+    """Errors over the evaluated meshes, millimetres: the network's statistics, and the means of the three baselines."""
+
+    mean_mm: float
+    median_mm: float
+    std_mm: float
+    min_mm: float
+    max_mm: float
+    count: int
+    truncation_mm: float
+    mean_shape_mm: float
+    pca_mm: float
+
+
+def evaluate(run: Run, basis: SpectralBasis, train: Split, split: Split) -> Summary:
+    """Evaluate a run on a split that has vertices; `train` gives the mean shape and the principal components.
+
+    Raises ValueError when the split has no meshes or no vertices, or when `basis` is not the run's.
+    """
+    if split.vertices is None:
+        raise ValueError("this split has no original vertices to compare with; evaluate the test split")
+    if not len(split.vertices):
+        raise ValueError("no meshes to evaluate")
+    spectral.check_same(run.basis, basis, (f"the basis of {run.path}", "that of the data"))
+    num_modes = run.config.model.modes
+    modes = jnp.asarray(run.basis.modes[:, :num_modes])
+    coefficients, vertices = jnp.asarray(split.coefficients[:, :num_modes]), jnp.asarray(split.vertices)
+    errors_mm, _ = validate(run.model, run.params, modes, coefficients, vertices)
+
+    mean, components = principal_components(train.coefficients[:, :num_modes], run.config.model.latent_size)
+    flat = coefficients.reshape(len(coefficients), -1) - mean
+    projected = jnp.matmul(jnp.matmul(flat, components, precision="highest"), components.T, precision="highest") + mean
+    baselines = (coefficients, jnp.broadcast_to(mean, flat.shape), projected)
+    means = (
+        np.mean(spatial_errors_mm(modes, x.reshape(coefficients.shape), vertices), dtype=np.float64) for x in baselines
+    )
+    return Summary(*summarise(errors_mm), len(vertices), *map(float, means))
+
+
+@jax.jit
+def spatial_errors_mm(
+    modes: Float[Array, "vertex freq"],
+    coefficients: Float[Array, "mesh freq 3"],
+    vertices: Float[Array, "mesh vertex 3"],
+) -> Float[Array, "mesh"]:
+    """Mean vertex error per mesh, mm, of coefficients against original vertices (paper section 5.1)."""
+
+    def errors(coefficients, vertices):
+        reconstructed = jnp.einsum("vf,bfc->bvc", modes, coefficients, precision="highest")
+        return vertex_errors_mm(reconstructed, vertices).mean(axis=-1)
+
+    return map_batches(errors, VALIDATION_BATCH, coefficients, vertices)
+
+
+def principal_components(
+    coefficients: Float[np.ndarray, "mesh freq 3"], count: int
+) -> tuple[Float[np.ndarray, "freq3"], Float[np.ndarray, "freq3 component"]]:
+    """Mean and the `count` leading principal directions of flattened coefficients (fewer when there are fewer meshes)."""
+    import scipy.sparse.linalg
+
+    flat = coefficients.reshape(len(coefficients), -1)
+    mean = flat.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred = flat - mean
+    count = min(count, len(flat) - 1)
+    if count < 1:
+        return mean, np.zeros((len(mean), 0), np.float32)
+    if count >= min(centred.shape) - 1:  # Lanczos needs room beyond what it finds
+        return mean, np.linalg.svd(centred, full_matrices=False)[2][:count].T
+    start = np.random.default_rng(0).standard_normal(min(centred.shape)).astype(np.float32)
+    return mean, scipy.sparse.linalg.svds(centred, count, v0=start, return_singular_vectors="vh")[2][::-1].T

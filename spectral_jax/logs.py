@@ -1,0 +1,44 @@
+"""What a run writes while it trains: log.jsonl, one line an epoch, and TensorBoard event files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+LOG_FILE, EVENTS_FOLDER = "log.jsonl", "tb_logs"
+
+
+class RunLog:
+    """Writes each epoch's figures to both; opened at `epoch` epochs done, it drops later lines of an earlier try."""
+
+    def __init__(self, run_folder: Path, epoch: int):
+        from tensorboardX import SummaryWriter
+
+        path = run_folder / LOG_FILE
+        kept = [line for line in read_log(run_folder) if line["epoch"] <= epoch]
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(partial, path)
+        self._file = path.open("a", buffering=1)
+        self._events = SummaryWriter(str(run_folder / EVENTS_FOLDER), purge_step=epoch + 1, write_to_disk=True)
+
+    def write(self, epoch: int, figures: dict[str, float]) -> None:
+        """Log the figures of the `epoch`-th epoch (1-based)."""
+        self._file.write(json.dumps({"epoch": epoch, **figures}) + "\n")
+        for name, value in figures.items():
+            self._events.add_scalar(name, value, epoch)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+        self._events.close()
+
+
+def read_log(run_folder: str | Path) -> list[dict]:
+    """The lines of a run's log.jsonl, oldest first; a last line cut short by a crash is left out."""
+    path = Path(run_folder) / LOG_FILE
+    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
+    return [json.loads(line) for line in lines]
