@@ -48,14 +48,18 @@ class SpectralBasis:
         return mesh.fingerprint(np.asarray(self.faces), self.num_vertices)
 
 
-def project(basis: SpectralBasis, vertices: Float[Array | np.ndarray, "*batch vertex 3"]) -> Float[Array, "*batch freq 3"]:
+def project(
+    basis: SpectralBasis, vertices: Float[Array | np.ndarray, "*batch vertex 3"]
+) -> Float[Array, "*batch freq 3"]:
     """Spectral coefficients C = Phi^T X of vertices in metres, at full float32 precision."""
     if vertices.shape[-2] != basis.num_vertices:
         raise ValueError(f"meshes have {vertices.shape[-2]} vertices, the basis has {basis.num_vertices}")
     return jnp.einsum("vf,...vc->...fc", basis.modes, vertices, precision="highest")
 
 
-def reconstruct(basis: SpectralBasis, coefficients: Float[Array | np.ndarray, "*batch freq 3"]) -> Float[Array, "*batch vertex 3"]:
+def reconstruct(
+    basis: SpectralBasis, coefficients: Float[Array | np.ndarray, "*batch freq 3"]
+) -> Float[Array, "*batch vertex 3"]:
     """Vertices X = Phi C in metres from the first `freq` modes, at full float32 precision."""
     if coefficients.shape[-2] > basis.num_modes:
         raise ValueError(f"coefficients have {coefficients.shape[-2]} modes, the basis has {basis.num_modes}")
@@ -136,13 +140,15 @@ def load(path: str | Path) -> SpectralBasis:
     if not path.is_file():
         raise ValueError(f"{path}: no such basis file")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             modes, eigenvalues, faces = file["modes"], file["eigenvalues"], file["faces"]
             stored = str(file["fingerprint"])
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a spectral basis ({error})") from error
     if modes.ndim != 2 or eigenvalues.shape != modes.shape[1:] or faces.ndim != 2 or faces.shape[1] != 3:
-        raise ValueError(f"{path}: modes {modes.shape}, eigenvalues {eigenvalues.shape}, faces {faces.shape} do not fit")
+        raise ValueError(
+            f"{path}: modes {modes.shape}, eigenvalues {eigenvalues.shape}, faces {faces.shape} do not fit"
+        )
     sample = np.unique(np.linspace(0, modes.shape[1] - 1, 64).astype(int))
     gram = modes[:, sample].T.astype(np.float64) @ modes[:, sample]
     deviation = np.abs(gram - np.eye(len(sample))).max()

@@ -79,7 +79,9 @@ def _tree(state: TrainState) -> dict[str, Any]:
 
 def _check_shapes(path: Path, stored: Any, template: Any) -> None:
     def shapes(tree):
-        return {jax.tree_util.keystr(k, simple=True, separator="/"): v.shape for k, v in jax.tree.leaves_with_path(tree)}
+        return {
+            jax.tree_util.keystr(k, simple=True, separator="/"): v.shape for k, v in jax.tree.leaves_with_path(tree)
+        }
 
     found, wanted = shapes(stored), shapes(template)
     for name in sorted(found.keys() | wanted.keys()):

@@ -213,7 +213,9 @@ def open_data(path: str | Path) -> Data:
     splits = {name: Records(path, name) for name in metadata["counts"]}
     for name, records in splits.items():
         if len(records) != metadata["counts"][name]:
-            raise ValueError(f"{path}: {len(records)} records in split {name}, metadata says {metadata['counts'][name]}")
+            raise ValueError(
+                f"{path}: {len(records)} records in split {name}, metadata says {metadata['counts'][name]}"
+            )
     return Data(path, basis, metadata, splits)
 
 

@@ -82,9 +82,7 @@ class SpectralAutoencoder(nn.Module):
         self.downsampling = [self.param(f"downsampling_{i}", xavier, shape) for i, shape in enumerate(ends)]
         self.encoder_linear = nn.Dense(config.latent_size, kernel_init=xavier)
         self.decoder_linear = nn.Dense(CHANNELS[-1] * POOLED[-1], kernel_init=xavier)
-        self.upsampling = [
-            self.param(f"upsampling_{i}", xavier, shape[::-1]) for i, shape in enumerate(reversed(ends))
-        ]
+        self.upsampling = [self.param(f"upsampling_{i}", xavier, shape[::-1]) for i, shape in enumerate(reversed(ends))]
         self.decoder_conv = [Conv(features, config.conv_size) for features in (64, 32, 16, 16)]
         self.last_conv = Conv(CHANNELS[0], config.conv_size)
 

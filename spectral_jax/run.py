@@ -49,7 +49,12 @@ class Run:
 def save_config(folder: Path, config: RunConfig) -> None:
     """Write config.json with the versions that made it."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
-    record = {"schema": SCHEMA, **dataclasses.asdict(config), "versions": versions, "device": jax.devices()[0].device_kind}
+    record = {
+        "schema": SCHEMA,
+        **dataclasses.asdict(config),
+        "versions": versions,
+        "device": jax.devices()[0].device_kind,
+    }
     partial = folder / (CONFIG_FILE + ".partial")
     partial.write_text(json.dumps(record, indent=1) + "\n")
     os.replace(partial, folder / CONFIG_FILE)

@@ -181,7 +181,11 @@ def fit(
 
     for epoch in range(epoch, config.epochs):
         start = time.perf_counter()
-        rate = plateau.learning_rate if config.schedule == "plateau" else cosine(config.learning_rate, epoch, config.epochs)
+        rate = (
+            plateau.learning_rate
+            if config.schedule == "plateau"
+            else cosine(config.learning_rate, epoch, config.epochs)
+        )
         state, loss = train_epoch(
             model, state, train_coefficients, jax.random.fold_in(key, epoch), jnp.float32(rate), config.batch_size
         )

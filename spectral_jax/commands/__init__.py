@@ -1,0 +1,1 @@
+"""The commands, a module for each group: a frozen record whose fields are its options, and calling it does the work."""

@@ -1,0 +1,71 @@
+"""`spectral-jax dataset ...`, and the DATA argument of every other command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from spectral_jax.commands.console import track
+
+DEMO_DATA = Path("data/demo")
+
+
+@dataclass(frozen=True)
+class DatasetDemo:
+    """Build the demo dataset: free (CC0) human bodies in synthetic motion, subjects disjoint between the splits."""
+
+    out: Path = DEMO_DATA
+    """The folder to make."""
+    vertices: Literal[1229, 12272] = 1229
+    """Vertices of the body."""
+    modes: int = 1024
+    """Spectral modes kept."""
+    seed: int = 0
+    """Seed of the subjects and their motions."""
+    overwrite: bool = False
+    """Replace the folder."""
+
+    def __call__(self) -> None:
+        from spectral_jax import recipes
+
+        path = recipes.demo(self.out, self.vertices, self.modes, self.seed, self.overwrite, track)
+        DatasetInfo(str(path))()
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Say what a dataset holds."""
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """A prepared dataset folder, or the word demo."""
+
+    def __call__(self) -> None:
+        data = open_data(self.data)
+        table = Table(title=f"{data.path}: {data.basis.num_vertices:,} vertices, {data.basis.num_modes:,} modes")
+        table.add_column("split")
+        table.add_column("meshes", justify="right")
+        table.add_column("identities", justify="right")
+        for name, records in data.splits.items():
+            table.add_row(name, f"{len(records):,}", f"{len(data.metadata['identities'][name]):,}")
+        Console().print(table)
+
+
+def open_data(source: str):
+    """The dataset a DATA argument names; the word demo names data/demo, built when absent."""
+    from spectral_jax import dataset
+
+    if source == "demo":
+        ensure_demo_data()
+        source = str(DEMO_DATA)
+    return dataset.open_data(source)
+
+
+def ensure_demo_data(overwrite: bool = False) -> None:
+    """Build data/demo unless it is there."""
+    if overwrite or not DEMO_DATA.exists():
+        DatasetDemo(overwrite=overwrite)()

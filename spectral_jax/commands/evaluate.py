@@ -1,0 +1,58 @@
+"""`spectral-jax eval`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from spectral_jax.commands.console import track
+from spectral_jax.commands.dataset import open_data
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluate a run: errors in mm, beside the basis alone, the mean shape and PCA on the same meshes."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run folder."""
+    data: str | None = None
+    """A prepared dataset folder or demo (default: the one the run was trained on)."""
+    split: str = "test"
+    """Which split to evaluate."""
+    checkpoint: Literal["last", "best"] = "last"
+    """The newest checkpoint, or the one with the lowest validation error."""
+    json: Path | None = None
+    """Also write the figures to this JSON file."""
+
+    def __call__(self) -> None:
+        from spectral_jax import dataset, evaluate, run
+
+        loaded = run.load_run(self.run, self.checkpoint)
+        data = open_data(self.data or loaded.config.data)
+        num_modes = loaded.config.model.modes
+        train_split = dataset.read_split(data, "train", num_modes, track)
+        split = train_split if self.split == "train" else dataset.read_split(data, self.split, num_modes, track)
+        summary = evaluate.evaluate(loaded, data.basis, train_split, split)
+        print_summary(summary, loaded, data.path, self.split)
+        if self.json:
+            self.json.parent.mkdir(parents=True, exist_ok=True)
+            self.json.write_text(json.dumps(summary._asdict(), indent=1) + "\n")
+
+
+def print_summary(summary, run, data_path: Path, split: str) -> None:
+    """The evaluation as a table on standard output."""
+    table = Table(title=f"{run.path} (epoch {run.epoch}) on {data_path}, {split} split, {summary.count:,} meshes")
+    for name in ("mm", "mean", "median", "std", "min", "max"):
+        table.add_column(name, justify="left" if name == "mm" else "right")
+    statistics = [f"{value:.2f}" for value in summary[:5]]
+    table.add_row(f"network, latent {run.config.model.latent_size}", *statistics, style="bold")
+    table.add_row(f"PCA, {run.config.model.latent_size} components", f"{summary.pca_mm:.2f}")
+    table.add_row("mean shape", f"{summary.mean_shape_mm:.2f}")
+    table.add_row(f"basis alone, {run.config.model.modes:,} modes", f"{summary.truncation_mm:.2f}")
+    Console().print(table)

@@ -1,0 +1,181 @@
+"""`spectral-jax train` and `spectral-jax demo`."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from spectral_jax.commands.console import console, track
+from spectral_jax.commands.dataset import ensure_demo_data, open_data
+from spectral_jax.commands.evaluate import Eval
+from spectral_jax.model import Activation, ModelConfig
+from spectral_jax.train import Schedule, TrainConfig
+
+DEMO_RUN = Path("runs/demo")
+# The short recipe of the demo; the published one is the default of `train`.
+DEMO_TRAINING = TrainConfig(epochs=40, batch_size=16, learning_rate=1e-3, schedule="cosine", validate_every=5)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Build the demo data, train on it, evaluate: the whole system in a few minutes on a laptop."""
+
+    overwrite: bool = False
+    """Start again from nothing instead of continuing what is there."""
+
+    def __call__(self) -> None:
+        ensure_demo_data(self.overwrite)
+        resume = (DEMO_RUN / "config.json").is_file() and not self.overwrite
+        Train(run=DEMO_RUN, **dataclasses.asdict(DEMO_TRAINING), resume=resume, overwrite=self.overwrite)()
+        Eval(DEMO_RUN)()
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a network; without options: the published recipe on the demo data."""
+
+    data: str = "demo"
+    """A prepared dataset folder, or the word demo (built in data/demo when absent)."""
+    run: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """The run folder to make (default: runs/ and the time)."""
+    epochs: int = TrainConfig.epochs
+    """Passes over the train split."""
+    batch_size: int = TrainConfig.batch_size
+    """Meshes in a step; the smaller last batch is used."""
+    learning_rate: float = TrainConfig.learning_rate
+    """Adam's rate at the start, or the peak of the cosine."""
+    schedule: Schedule = TrainConfig.schedule
+    """The published plateau rule, or warm-up and cosine for short runs of known length."""
+    validate_every: int = TrainConfig.validate_every
+    """Epochs between validations and checkpoints."""
+    seed: int = TrainConfig.seed
+    """Seed of the initial parameters and of the shuffling."""
+    modes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Spectral modes (default: 4096, or all the data has when fewer)."""
+    latent_size: int = ModelConfig.latent_size
+    """Numbers in a latent."""
+    conv_size: int = ModelConfig.conv_size
+    """Width of the convolutions along frequency, odd."""
+    activation: Activation = ModelConfig.activation
+    """Activation after every convolution but the last."""
+    resume: bool = False
+    """Continue the run folder: its options are kept, only --epochs may change."""
+    overwrite: bool = False
+    """Replace the run folder."""
+
+    def __call__(self) -> None:
+        from spectral_jax import basis, run
+
+        if self.resume and self.overwrite:
+            raise ValueError("--resume and --overwrite exclude each other")
+        model = ModelConfig(self.modes or ModelConfig.modes, self.latent_size, self.conv_size, self.activation)
+        training = TrainConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(TrainConfig)})
+        folder = self.run or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+        if not self.resume:
+            run.check_free(folder, self.overwrite)
+        data = open_data(self.data)
+        if self.modes is None:
+            model = dataclasses.replace(model, modes=min(model.modes, data.basis.num_modes))
+        config = run.RunConfig(model, training, self.data)
+        if self.resume:
+            check_continues(folder, config)
+        fit_data = read_fit_data(data, config)
+        if self.resume:
+            run.save_config(folder, config)
+        else:
+            run.create(folder, config, basis.truncate(data.basis, model.modes), self.overwrite)
+        train(folder, config, fit_data)
+
+
+def stored_options(folder: Path | None) -> Train:
+    """The options a run folder was made with: the defaults of those not given when it is continued."""
+    from spectral_jax import run
+
+    if folder is None:
+        raise ValueError("--resume needs --run, the folder to continue")
+    config = run.load_config(folder)
+    return Train(
+        config.data, folder, **dataclasses.asdict(config.train), **dataclasses.asdict(config.model), resume=True
+    )
+
+
+def check_continues(folder: Path, config) -> None:
+    """Raise ValueError naming the options in which `config` differs from the run's own, --epochs and --data apart."""
+    from spectral_jax import run
+
+    stored = run.load_config(folder)
+    for ours, theirs in ((config.model, stored.model), (config.train, stored.train)):
+        for name, value in dataclasses.asdict(theirs).items():
+            if name != "epochs" and getattr(ours, name) != value:
+                option = "--" + name.replace("_", "-")
+                raise ValueError(
+                    f"{folder} was made with {option} {value}, not {getattr(ours, name)}: make another run"
+                )
+
+
+def read_fit_data(data, config):
+    """Both splits in memory as training needs them."""
+    from spectral_jax import dataset
+    from spectral_jax.train import FitData
+
+    modes = config.model.modes
+    train_split = dataset.read_split(data, "train", modes, track)
+    test_split = dataset.read_split(data, "test", modes, track)
+    if config.train.batch_size > len(train_split.coefficients):
+        raise ValueError(
+            f"batch size {config.train.batch_size} is larger than the train split, {len(train_split.coefficients)} meshes"
+        )
+    return FitData(train_split.coefficients, data.basis.modes[:, :modes], test_split.coefficients, test_split.vertices)
+
+
+def train(folder: Path, config, fit_data) -> None:
+    """Train a run folder with a progress bar; SIGINT and SIGTERM finish the epoch, save and exit 130 or 143."""
+    from spectral_jax import run
+
+    received: list[int] = []
+
+    def stop(number, frame):
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        console.print("finishing this epoch, then saving (again to stop at once)")
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    columns = (
+        TextColumn("epoch"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[line]}"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True),
+    )  # fmt: skip
+    try:
+        with Progress(*columns, console=console, speed_estimate_period=600) as bar:
+            task = bar.add_task("training", total=config.train.epochs, line="compiling", start=False)
+
+            def on_start(done):
+                bar.update(task, completed=done)
+                bar.start_task(task)
+
+            validation = ""
+            for progress in run.train_run(folder, fit_data, on_start, lambda: bool(received)):
+                figures = progress.figures
+                if "spatial_validation_loss" in figures:
+                    validation = f"validation {figures['spatial_validation_loss']:.2f} mm"
+                line = (
+                    f"loss {figures['spectral_train_loss']:.3e}  {validation}  rate {figures['learning_rate']:.3g}  "
+                    f"{figures['meshes_per_second']:,.0f} meshes/s"
+                )
+                bar.update(task, completed=progress.epoch, line=line)
+                if "spatial_validation_loss" in figures:
+                    bar.console.print(f"epoch {progress.epoch:>5}  {line}", highlight=False)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if received:
+        console.print(f"saved; continue with: train.py --run {folder} --resume --data {config.data}", soft_wrap=True)
+        raise SystemExit(128 + received[0])
+    console.print(f"trained {config.train.epochs} epochs: {folder}", soft_wrap=True)

@@ -1,0 +1,72 @@
+"""Shapes are checked in tests: every public annotation of spectral_jax is enforced, rank promotion is an error."""
+
+from jaxtyping import install_import_hook
+
+install_import_hook("spectral_jax", "beartype.beartype")
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def sphere():
+    """A closed mesh of 162 vertices."""
+    import trimesh
+
+    from spectral_jax.mesh import Mesh
+
+    mesh = trimesh.creation.icosphere(subdivisions=2)
+    return Mesh(np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.int32))
+
+
+@pytest.fixture(scope="session")
+def sphere_basis(sphere):
+    from spectral_jax import basis
+
+    return basis.compute(sphere.faces, len(sphere.vertices))
+
+
+def bumpy_spheres(sphere, count, seed):
+    """Meshes (count, vertex, 3): the sphere stretched, bent and bumped by four numbers each."""
+    rng = np.random.default_rng(seed)
+    x = sphere.vertices[None]
+    a, b, c, d = rng.uniform(-0.5, 0.5, (4, count, 1))
+    y = np.stack(
+        [x[..., 0] * (1 + a) + b * x[..., 1] ** 2, x[..., 1] + c * np.sin(3 * x[..., 2]), x[..., 2] * (1 + d)], -1
+    )
+    return y.astype(np.float32)
+
+
+def sphere_examples(sphere, basis, count, seed, keep_vertices):
+    from spectral_jax.basis import project
+    from spectral_jax.dataset import Example
+
+    for i, vertices in enumerate(bumpy_spheres(sphere, count, seed)):
+        kept = vertices if keep_vertices else None
+        yield Example(np.asarray(project(basis, vertices)), kept, f"id{seed}", "Spheres", f"{i:03d}.ply", i, "neutral")
+
+
+@pytest.fixture(scope="session")
+def data_folder(sphere, sphere_basis, tmp_path_factory):
+    """A prepared dataset of 44 train and 9 test spheres with 32 of 162 modes."""
+    from spectral_jax import basis, dataset
+
+    kept = basis.truncate(sphere_basis, 32)
+    splits = {
+        "train": sphere_examples(sphere, kept, 44, 1, False),
+        "test": sphere_examples(sphere, kept, 9, 2, True),
+    }
+    return dataset.write(tmp_path_factory.mktemp("data") / "spheres", kept, sphere, splits, {"recipe": "test"})
+
+
+@pytest.fixture(scope="session")
+def fit_data(data_folder):
+    from spectral_jax import dataset
+    from spectral_jax.train import FitData
+
+    data = dataset.open_data(data_folder)
+    train, test = dataset.read_split(data, "train"), dataset.read_split(data, "test")
+    return FitData(train.coefficients, data.basis.modes, test.coefficients, test.vertices)
