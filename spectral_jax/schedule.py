@@ -1,10 +1,15 @@
-"""The learning rate, epoch by epoch: the plateau rule of the published system and a cosine for short runs."""
+"""The learning rate: the plateau rule of the published system, and a cosine for short runs of known length."""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
 
+import numpy as np
+import optax
+from jaxtyping import Float
+
+WARMUP_STEPS = 200
 FACTOR, PATIENCE, THRESHOLD, EPS = 0.99, 3, 1e-4, 1e-8
 
 
@@ -32,8 +37,8 @@ def step_plateau(plateau: Plateau, metric: float) -> Plateau:
     return Plateau(reduced if plateau.learning_rate - reduced > EPS else plateau.learning_rate, best, 0)
 
 
-def cosine(peak: float, epoch: int, epochs: int) -> float:
-    """Learning rate of a 0-based epoch: one epoch of warm-up at a tenth of `peak`, then half a cosine towards zero."""
-    if epoch == 0:
-        return 0.1 * peak
-    return 0.5 * peak * (1 + math.cos(math.pi * (epoch - 1) / max(epochs - 1, 1)))
+def cosine(peak: float, first: int, count: int, total: int) -> Float[np.ndarray, "count"]:
+    """Learning rates of `count` steps from step `first` of `total`: a linear warm-up, then a cosine to zero."""
+    warmup = min(WARMUP_STEPS, total // 10)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total)
+    return np.asarray(schedule(np.arange(first + 1, first + count + 1)), np.float32)

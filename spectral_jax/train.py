@@ -52,11 +52,11 @@ class TrainConfig:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that a step changes: parameters, Adam's moments and the number of steps taken."""
+    """All that a step changes: parameters, Adam's moments and the number of steps taken, int32."""
 
     params: Any
     opt_state: optax.OptState
-    step: Array
+    step: Any
 
 
 class Progress(NamedTuple):
@@ -79,12 +79,19 @@ def init_state(model_config: ModelConfig, config: TrainConfig) -> TrainState:
 
 
 def loss_and_gradient(
-    model: SpectralAutoencoder, params: Any, coefficients: Float[Array, "batch freq 3"]
+    model: SpectralAutoencoder,
+    params: Any,
+    coefficients: Float[Array, "batch freq 3"],
+    weights: Float[Array, "batch"] | None = None,
 ) -> tuple[Float[Array, ""], Any]:
-    """Mean squared error over all batch * freq * 3 coefficients (paper equation 4) and its gradient."""
+    """Mean squared error over all batch * freq * 3 coefficients (paper equation 4) and its gradient.
+
+    Meshes of weight 0 are left out, as if the batch were smaller.
+    """
 
     def loss(params):
-        return jnp.mean(jnp.square(model.apply({"params": params}, coefficients) - coefficients))
+        squared = jnp.square(model.apply({"params": params}, coefficients) - coefficients)
+        return jnp.mean(squared) if weights is None else jnp.average(squared.mean(axis=(1, 2)), weights=weights)
 
     return jax.value_and_grad(loss)(params)
 
@@ -94,12 +101,18 @@ def train_step(
     state: TrainState,
     coefficients: Float[Array, "batch freq 3"],
     learning_rate: Float[Array, ""] | float,
+    weights: Float[Array, "batch"] | None = None,
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One Adam step (betas 0.9, 0.999, eps 1e-8, no weight decay) and the loss before it."""
-    loss, gradient = loss_and_gradient(model, state.params, coefficients)
+    loss, gradient = loss_and_gradient(model, state.params, coefficients, weights)
     direction, opt_state = optax.scale_by_adam().update(gradient, state.opt_state)
     params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
     return TrainState(params, opt_state, state.step + 1), loss
+
+
+def num_steps(num_meshes: int, batch_size: int) -> int:
+    """Steps in an epoch, the smaller last batch included."""
+    return -(-num_meshes // batch_size)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "batch_size"), donate_argnames="state")
@@ -108,26 +121,24 @@ def train_epoch(
     state: TrainState,
     coefficients: Float[Array, "mesh freq 3"],
     key: Array,
-    learning_rate: Float[Array, ""] | float,
+    learning_rates: Float[Array | np.ndarray, "step"],
     batch_size: int,
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One pass over the coefficients in the order `key` draws, in one dispatch, and the mean loss over meshes.
 
-    The scan holds matrix products only: on a CPU XLA runs a convolution inside a scan three times slower.
+    There is a learning rate for each of the `num_steps` steps; rates are data, so they never recompile. The last batch may be smaller: it is filled up with meshes of weight 0. The scan holds matrix products only: on a
+    CPU XLA runs a convolution inside a scan three times slower.
     """
-    count = len(coefficients)
-    full = count - count % batch_size
-    order = jax.random.permutation(key, count)
+    count, steps = len(coefficients), len(learning_rates)
+    order = jnp.pad(jax.random.permutation(key, count), (0, steps * batch_size - count)).reshape(steps, batch_size)
+    weights = (jnp.arange(steps * batch_size) < count).astype(jnp.float32).reshape(steps, batch_size)
 
     def body(state, batch):
-        return train_step(model, state, coefficients[batch], learning_rate)
+        indices, weights, learning_rate = batch
+        return train_step(model, state, coefficients[indices], learning_rate, weights)
 
-    state, losses = jax.lax.scan(body, state, order[:full].reshape(-1, batch_size))
-    total = batch_size * jnp.sum(losses)
-    if full < count:
-        state, loss = body(state, order[full:])
-        total += (count - full) * loss
-    return state, total / count
+    state, losses = jax.lax.scan(body, state, (order, weights, learning_rates))
+    return state, jnp.average(losses, weights=weights.sum(axis=1))
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -178,24 +189,23 @@ def fit(
     plateau = Plateau(config.learning_rate) if plateau is None else plateau
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     train_coefficients, modes, *test = jax.device_put(tuple(data))
+    steps = num_steps(len(train_coefficients), config.batch_size)
 
     for epoch in range(epoch, config.epochs):
         start = time.perf_counter()
-        rate = (
-            plateau.learning_rate
-            if config.schedule == "plateau"
-            else cosine(config.learning_rate, epoch, config.epochs)
-        )
-        state, loss = train_epoch(
-            model, state, train_coefficients, jax.random.fold_in(key, epoch), jnp.float32(rate), config.batch_size
-        )
+        if config.schedule == "plateau":
+            rates = np.full(steps, plateau.learning_rate, np.float32)
+        else:
+            rates = cosine(config.learning_rate, epoch * steps, steps, config.epochs * steps)
+        epoch_key = jax.random.fold_in(key, epoch)
+        state, loss = train_epoch(model, state, train_coefficients, epoch_key, rates, config.batch_size)
         loss = float(loss)
         if not np.isfinite(loss):
-            raise FloatingPointError(f"loss {loss} in epoch {epoch + 1} at learning rate {rate:.3g}")
+            raise FloatingPointError(f"loss {loss} in epoch {epoch + 1} at learning rate {rates[0]:.3g}")
         seconds = time.perf_counter() - start
         figures = {
             "spectral_train_loss": loss,
-            "learning_rate": rate,
+            "learning_rate": plateau.learning_rate if config.schedule == "plateau" else float(rates[-1]),
             "epoch_time": seconds,
             "meshes_per_second": len(train_coefficients) / seconds,
         }

@@ -1,8 +1,14 @@
 """Shapes are checked in tests: every public annotation of spectral_jax is enforced, rank promotion is an error."""
 
+import os
+from pathlib import Path
+
 from jaxtyping import install_import_hook
 
 install_import_hook("spectral_jax", "beartype.beartype")
+# many tests compile the same program, some in processes of their own
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "compiled")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import numpy as np

@@ -1,0 +1,216 @@
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spectral_jax import run, train
+from spectral_jax.logs import read_log
+from spectral_jax.metrics import map_batches, summarise, vertex_errors_mm
+from spectral_jax.model import ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.train import TrainConfig
+
+MODEL = ModelConfig(modes=32, latent_size=4)
+TRAIN = TrainConfig(epochs=6, batch_size=8, learning_rate=1e-3, validate_every=2, seed=3)
+
+
+def equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def train_all(folder, fit_data):
+    """Train a run folder to its end; the figures without the clock's."""
+    for _ in run.train_run(folder, fit_data):
+        pass
+    return [{k: v for k, v in line.items() if k not in ("epoch_time", "meshes_per_second")} for line in read_log(folder)]
+
+
+def test_training_lowers_the_loss_and_the_error(fit_data):
+    history = [p.figures for p in train.fit(MODEL, TrainConfig(epochs=30, batch_size=8, learning_rate=1e-3), fit_data)]
+    assert history[-1]["spectral_train_loss"] < 0.1 * history[0]["spectral_train_loss"]
+    validations = [f["spatial_validation_loss"] for f in history if "spatial_validation_loss" in f]
+    assert len(validations) == 3
+    assert validations[2] < 0.8 * validations[0]
+
+
+STEP = jax.jit(train.train_step, static_argnums=0)
+
+
+def test_an_epoch_is_the_steps_one_by_one_with_the_smaller_last_batch(fit_data):
+    """44 meshes in batches of 8: five full steps and one of four meshes, each at its own rate."""
+    model = SpectralAutoencoder(MODEL)
+    data, key = jnp.asarray(fit_data.train_coefficients), jax.random.key(9)
+    order = np.asarray(jax.random.permutation(key, len(data)))
+    rates = np.linspace(1e-3, 5e-4, train.num_steps(len(data), 8)).astype(np.float32)
+    state, losses = train.init_state(MODEL, TRAIN), []
+    for start, rate in zip(range(0, len(data), 8), rates, strict=True):
+        batch = data[order[start : start + 8]]
+        state, loss = STEP(model, state, batch, rate)
+        losses.append(float(loss) * len(batch))
+    epoch_state, mean = train.train_epoch(model, train.init_state(MODEL, TRAIN), data, key, rates, 8)
+    assert int(epoch_state.step) == 6
+    assert float(mean) == pytest.approx(sum(losses) / len(data), rel=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), epoch_state.params, state.params)
+
+
+def test_adam_is_the_published_one():
+    """First step by hand: the moments are 0.1 g and 0.001 g^2, bias-corrected to g and g^2; eps outside the root."""
+    state = train.init_state(MODEL, TRAIN)
+    after, _ = STEP(SpectralAutoencoder(MODEL), state, jax.random.normal(jax.random.key(1), (8, 32, 3)), np.float32(0.01))
+    gradient = jax.tree.map(lambda m: m / 0.1, after.opt_state.mu)
+    expected = jax.tree.map(lambda p, g: p - 0.01 * g / (jnp.abs(g) + 1e-8), state.params, gradient)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), after.params, expected)
+    jax.tree.map(
+        lambda v, g: np.testing.assert_allclose(v, 0.001 * g**2, rtol=1e-4, atol=1e-20), after.opt_state.nu, gradient
+    )
+
+
+def test_a_run_compiles_its_epoch_once(fit_data):
+    train.train_epoch.clear_cache()
+    train.validate.clear_cache()
+    for _ in train.fit(MODEL, TRAIN, fit_data):
+        pass
+    assert train.train_epoch._cache_size() == 1
+    assert train.validate._cache_size() == 1
+
+
+def test_shuffling_differs_by_epoch_and_seed_and_repeats(fit_data):
+    def losses(seed):
+        config = TrainConfig(epochs=2, batch_size=8, seed=seed)
+        return [p.figures["spectral_train_loss"] for p in train.fit(MODEL, config, fit_data)]
+
+    assert losses(1) == losses(1)
+    assert losses(1) != losses(2)
+
+
+def test_validation_is_exact_whatever_the_batches(fit_data):
+    """9 meshes alone equal the same meshes among 130, across batches of 64."""
+    model, params = SpectralAutoencoder(MODEL), init_params(MODEL, jax.random.key(0))
+    rest = [jnp.asarray(x) for x in fit_data[1:]]
+    errors, spectral = train.validate(model, params, *rest)
+    decoded = jax.jit(model.apply)({"params": params}, rest[1])
+    vertices = np.asarray(rest[0], np.float64) @ np.asarray(decoded, np.float64)
+    expected = 1000 * np.linalg.norm(vertices - fit_data.test_vertices, axis=-1).mean(axis=-1)
+    np.testing.assert_allclose(errors, expected, rtol=1e-5)
+    np.testing.assert_allclose(spectral, np.mean((decoded - rest[1]) ** 2, axis=(1, 2)), rtol=1e-4)
+    many = [jnp.tile(x, (15, 1, 1))[:130] for x in rest[1:]]
+    np.testing.assert_allclose(train.validate(model, params, rest[0], *many)[0][126:130], errors[:4], rtol=1e-5)
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(fit_data, sphere_basis, tmp_path):
+    config = run.RunConfig(MODEL, TRAIN, "data")
+    whole = run.create(tmp_path / "whole", config, sphere_basis)
+    figures = train_all(whole, fit_data)
+    parted = run.create(tmp_path / "parted", config, sphere_basis)
+    for epochs in (1, 2, 1):  # stops between validations and at one
+        countdown = iter([False] * (epochs - 1) + [True])
+        for _ in run.train_run(parted, fit_data, should_stop=lambda countdown=countdown: next(countdown)):
+            pass
+    assert [line["epoch"] for line in read_log(parted)] == [1, 2, 3, 4]
+    assert train_all(parted, fit_data) == figures
+    one, other = run.load_run(whole), run.load_run(parted)
+    assert one.epoch == other.epoch == 6
+    equal(one.params, other.params)
+
+
+def test_a_longer_run_continues_a_shorter_one_bit_for_bit(fit_data, sphere_basis, tmp_path):
+    """3 epochs with validation every 2, then 6: the closing validation of the first must not move the plateau."""
+    short = run.RunConfig(MODEL, TrainConfig(epochs=3, batch_size=8, validate_every=2, seed=3), "data")
+    long = run.RunConfig(MODEL, TrainConfig(epochs=6, batch_size=8, validate_every=2, seed=3), "data")
+    extended = run.create(tmp_path / "extended", short, sphere_basis)
+    train_all(extended, fit_data)
+    run.save_config(extended, long)
+    train_all(extended, fit_data)
+    whole = run.create(tmp_path / "whole", long, sphere_basis)
+    train_all(whole, fit_data)
+    equal(run.load_run(extended).params, run.load_run(whole).params)
+
+
+def test_best_is_the_lowest_validation_error(fit_data, sphere_basis, tmp_path):
+    folder = run.create(tmp_path / "run", run.RunConfig(MODEL, TRAIN, "data"), sphere_basis)
+    figures = train_all(folder, fit_data)
+    errors = {line["epoch"]: line["spatial_validation_loss"] for line in figures if "spatial_validation_loss" in line}
+    assert run.load_run(folder, "best").epoch == min(errors, key=errors.get)
+    assert [p.name for p in (folder / "last").iterdir()] == ["6"]
+
+
+def test_tensorboard_gets_the_published_names(fit_data, sphere_basis, tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+
+    folder = run.create(tmp_path / "run", run.RunConfig(MODEL, TRAIN, "data"), sphere_basis)
+    train_all(folder, fit_data)
+    (path,) = (folder / "tb_logs").iterdir()
+    data, names = path.read_bytes(), set()
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        names |= {value.tag for value in Event.FromString(data[12 : 12 + length]).summary.value}
+        data = data[16 + length :]
+    assert {
+        "spectral_train_loss", "spectral_validation_loss", "spatial_validation_loss", "epoch_time", "learning_rate"
+    } <= names  # fmt: skip
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(fit_data, sphere_basis, tmp_path):
+    folder = run.create(tmp_path / "run", run.RunConfig(MODEL, TRAIN, "data"), sphere_basis)
+    for progress in run.train_run(folder, fit_data, should_stop=lambda: True):
+        assert progress.epoch == 1
+    broken = fit_data._replace(train_coefficients=np.full_like(fit_data.train_coefficients, np.nan))
+    with pytest.raises(FloatingPointError, match=r"loss nan in epoch 2 at learning rate 0\.001"):
+        train_all(folder, broken)
+    loaded = run.load_run(folder)
+    assert loaded.epoch == 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded.params))
+
+
+def test_map_batches_keeps_order_and_computes_every_row_once():
+    x = jnp.arange(23.0)
+    np.testing.assert_array_equal(map_batches(lambda a: (a + 1, 2 * a), 5, x), ((x + 1), 2 * x))
+    np.testing.assert_array_equal(map_batches(lambda a: a, 50, x), x)
+
+
+def test_summary_is_of_the_population():
+    summary = summarise(np.array([1.0, 2.0, 3.0, 10.0], np.float32))
+    assert summary == (4.0, 2.5, math.sqrt(12.5), 1.0, 10.0)
+
+
+def test_errors_are_in_millimetres():
+    vertices = np.zeros((2, 5, 3), np.float32)
+    np.testing.assert_allclose(vertex_errors_mm(vertices, vertices + np.array([0.003, 0.004, 0], np.float32)), 5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"batch_size": -3}, "batch size must be at least 1, not -3"),
+        ({"validate_every": 0}, "validate every must be at least 1, not 0"),
+        ({"learning_rate": -1e-3}, r"learning rate must be positive, not -0\.001"),
+        ({"learning_rate": math.nan}, "learning rate must be positive, not nan"),
+    ],
+)
+def test_unusable_options_are_refused_with_the_value(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.update(schema=99), r"newer version \(schema 99, this version reads 1\)"),
+        (lambda r: r["train"].update(warp=9), "warp"),
+        (lambda r: r.pop("model"), "model"),
+        (lambda r: r["model"].update(latent_size=0), "latent size must be at least 1, not 0"),
+        (lambda r: r["model"].update(latent_size=5), r"another network: .* is \(.*4.*\) in it and \(.*5.*\)"),
+    ],
+)
+def test_a_tampered_run_is_refused_and_named(fit_data, sphere_basis, tmp_path, change, message):
+    folder = run.create(tmp_path / "tampered", run.RunConfig(MODEL, TRAIN, "data"), sphere_basis)
+    for _ in run.train_run(folder, fit_data, should_stop=lambda: True):
+        pass
+    record = json.loads((folder / "config.json").read_text())
+    change(record)
+    (folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=rf"tampered.*{message}"):
+        run.load_run(folder)
