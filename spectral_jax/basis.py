@@ -149,15 +149,19 @@ def load(path: str | Path) -> SpectralBasis:
         raise ValueError(
             f"{path}: modes {modes.shape}, eigenvalues {eigenvalues.shape}, faces {faces.shape} do not fit"
         )
-    sample = np.unique(np.linspace(0, modes.shape[1] - 1, 64).astype(int))
-    gram = modes[:, sample].T.astype(np.float64) @ modes[:, sample]
-    deviation = np.abs(gram - np.eye(len(sample))).max()
+    deviation = orthonormality_error(modes)
     if not deviation < 1e-4:
         raise ValueError(f"{path}: modes are not orthonormal (off by {deviation:.2g}, at most 1e-4 allowed)")
     basis = SpectralBasis(modes, eigenvalues, faces)
     if basis.fingerprint != stored:
         raise ValueError(f"{path}: its faces have fingerprint {basis.fingerprint[:12]}, it was made for {stored[:12]}")
     return basis
+
+
+def orthonormality_error(modes: Float[np.ndarray, "vertex freq"]) -> float:
+    """Largest deviation of the Gram matrix of up to 64 modes, spread over the spectrum, from the identity."""
+    sample = modes[:, np.unique(np.linspace(0, modes.shape[1] - 1, 64).astype(int))].astype(np.float64)
+    return float(np.abs(sample.T @ sample - np.eye(sample.shape[1])).max())
 
 
 def check_same(basis: SpectralBasis, other: SpectralBasis, names: tuple[str, str], tolerance: float = 1e-3) -> None:
@@ -171,6 +175,6 @@ def check_same(basis: SpectralBasis, other: SpectralBasis, names: tuple[str, str
     difference = np.abs(np.asarray(basis.modes[:, :shared]) - np.asarray(other.modes[:, :shared])).max(axis=0)
     if difference.max() > tolerance:
         raise ValueError(
-            f"{names[0]} and {names[1]} have different modes ({(difference > tolerance).sum()} of {shared} differ, "
-            f"the first is mode {int(np.argmax(difference > tolerance))}): a network only fits the basis it was trained on"
+            f"{names[0]} and {names[1]} have different modes ({(difference > tolerance).sum()} of {shared} differ, the "
+            f"first is mode {int(np.argmax(difference > tolerance))}): a network only fits the basis it was trained on"
         )

@@ -82,7 +82,7 @@ def infer_config(state_dict: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]
     """
 
     def size(name: str, axis: int, default: int) -> int:
-        shape = np.shape(state_dict.get(name, ()))
+        shape = np.shape(state_dict.get(name, 0))
         return shape[axis] if len(shape) > axis else default
 
     config = ModelConfig(

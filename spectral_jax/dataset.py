@@ -46,12 +46,12 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """An opened dataset: its folder, its basis (faces included), its metadata, and its splits as lazy sequences."""
+    """An opened dataset: folder, basis (faces included), metadata, and its splits as lazy sequences of Example."""
 
     path: Path
     basis: SpectralBasis
     metadata: dict[str, Any]
-    splits: Mapping[str, Sequence[Example]]
+    splits: Mapping[str, Sequence]
 
 
 def untracked(iterable: Iterable, description: str) -> Iterable:
@@ -141,6 +141,8 @@ def write(
             counts[name] += 1
             identities[name][example.identity] = identities[name].get(example.identity, 0) + 1
             yield example
+        if not counts[name]:
+            raise ValueError(f"{out}: the {name} split would be empty")
 
     metadata = {
         "schema": SCHEMA,
@@ -161,9 +163,6 @@ def write(
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself on stdout
             tfds.disable_progress_bar()
             builder.download_and_prepare()
-        for name, count in counts.items():
-            if not count:
-                raise ValueError(f"{out}: the {name} split would be empty")
         if out.exists():
             os.replace(out, staging / "replaced")
         os.replace(builder.data_dir, out)
@@ -177,7 +176,10 @@ class Records(Sequence):
 
     def __init__(self, path: Path, split: str):
         self._path, self._split = path, split
-        self._source = tfds.builder_from_directory(path).as_data_source(split)
+        try:
+            self._source = tfds.builder_from_directory(path).as_data_source(split)
+        except Exception as error:  # TFDS, array_record and protobuf each raise their own
+            raise ValueError(f"{path}: not a prepared dataset, split {split} is unreadable ({error})") from error
 
     def __len__(self):
         return len(self._source)

@@ -47,13 +47,11 @@ def evaluate(run: Run, basis: SpectralBasis, train: Split, split: Split) -> Summ
     errors_mm, _ = validate(run.model, run.params, modes, coefficients, vertices)
 
     mean, components = principal_components(train.coefficients[:, :num_modes], run.config.model.latent_size)
-    flat = coefficients.reshape(len(coefficients), -1) - mean
-    projected = jnp.matmul(jnp.matmul(flat, components, precision="highest"), components.T, precision="highest") + mean
-    baselines = (coefficients, jnp.broadcast_to(mean, flat.shape), projected)
-    means = (
-        np.mean(spatial_errors_mm(modes, x.reshape(coefficients.shape), vertices), dtype=np.float64) for x in baselines
-    )
-    return Summary(*summarise(errors_mm), len(vertices), *map(float, means))
+    scores = jnp.einsum("mfc,fcl->ml", coefficients - mean, components, precision="highest")
+    principal = jnp.einsum("ml,fcl->mfc", scores, components, precision="highest") + mean
+    baselines = (coefficients, jnp.broadcast_to(mean, coefficients.shape), principal)
+    means = (summarise(spatial_errors_mm(modes, x, vertices)).mean_mm for x in baselines)
+    return Summary(*summarise(errors_mm), len(vertices), *means)
 
 
 @jax.jit
@@ -73,17 +71,19 @@ def spatial_errors_mm(
 
 def principal_components(
     coefficients: Float[np.ndarray, "mesh freq 3"], count: int
-) -> tuple[Float[np.ndarray, "freq3"], Float[np.ndarray, "freq3 component"]]:
-    """Mean and the `count` leading principal directions of flattened coefficients (fewer when there are fewer meshes)."""
+) -> tuple[Float[np.ndarray, "1 freq 3"], Float[np.ndarray, "freq 3 component"]]:
+    """Mean and the `count` leading principal directions of coefficients (at most one fewer than there are meshes)."""
     import scipy.sparse.linalg
 
-    flat = coefficients.reshape(len(coefficients), -1)
-    mean = flat.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centred = flat - mean
-    count = min(count, len(flat) - 1)
-    if count < 1:
-        return mean, np.zeros((len(mean), 0), np.float32)
-    if count >= min(centred.shape) - 1:  # Lanczos needs room beyond what it finds
-        return mean, np.linalg.svd(centred, full_matrices=False)[2][:count].T
-    start = np.random.default_rng(0).standard_normal(min(centred.shape)).astype(np.float32)
-    return mean, scipy.sparse.linalg.svds(centred, count, v0=start, return_singular_vectors="vh")[2][::-1].T
+    shape = coefficients.shape[1:]
+    mean = coefficients.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
+    centred = (coefficients - mean).reshape(len(coefficients), -1)
+    count = min(count, len(centred) - 1)
+    if count > min(centred.shape) // 2:  # Lanczos needs room beyond what it finds
+        directions = np.linalg.svd(centred, full_matrices=False)[2][:count]
+    elif count:
+        start = np.random.default_rng(0).standard_normal(min(centred.shape)).astype(np.float32)
+        directions = scipy.sparse.linalg.svds(centred, count, v0=start, return_singular_vectors="vh")[2][::-1]
+    else:
+        directions = np.zeros((0, centred.shape[1]), np.float32)
+    return mean, directions.T.reshape(*shape, count)

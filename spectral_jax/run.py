@@ -121,14 +121,14 @@ def train_run(
     """
     folder = Path(folder)
     config = load_config(folder)
-    position, best_mm = {}, None
+    position, best_mm, done = {}, None, 0
     if (folder / "last").is_dir() and any((folder / "last").iterdir()):
-        position = checkpoint.restore(folder / "last", config.model, config.train)._asdict()
-        best_mm = position.pop("best_mm")
-    done = position.get("epoch", 0)
+        restored = checkpoint.restore(folder / "last", config.model, config.train)
+        best_mm, done = restored.best_mm, restored.epoch
+        position = {"state": restored.state, "plateau": restored.plateau, "validation_mm": restored.validation_mm}
     on_start(done)
     with RunLog(folder, done) as log:
-        for progress in train.fit(config.model, config.train, data, **position):
+        for progress in train.fit(config.model, config.train, data, epochs_done=done, **position):
             log.write(progress.epoch, progress.figures)
             stopping = should_stop()
             mm = progress.figures.get("spatial_validation_loss")

@@ -126,8 +126,9 @@ def train_epoch(
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One pass over the coefficients in the order `key` draws, in one dispatch, and the mean loss over meshes.
 
-    There is a learning rate for each of the `num_steps` steps; rates are data, so they never recompile. The last batch may be smaller: it is filled up with meshes of weight 0. The scan holds matrix products only: on a
-    CPU XLA runs a convolution inside a scan three times slower.
+    There is a learning rate for each of the `num_steps` steps; rates are data, so they never recompile. The last batch
+    may be smaller: it is filled up with meshes of weight 0. The scan holds matrix products only: on a CPU XLA runs a
+    convolution inside a scan three times slower.
     """
     count, steps = len(coefficients), len(learning_rates)
     order = jnp.pad(jax.random.permutation(key, count), (0, steps * batch_size - count)).reshape(steps, batch_size)
@@ -176,10 +177,10 @@ def fit(
     data: FitData,
     state: TrainState | None = None,
     plateau: Plateau | None = None,
-    epoch: int = 0,
+    epochs_done: int = 0,
     validation_mm: float | None = None,
 ) -> Iterator[Progress]:
-    """Train from `epoch` epochs done to `config.epochs`, yielding after each.
+    """Train from `epochs_done` to `config.epochs`, yielding after each.
 
     A run continued from what a Progress held equals one that never stopped, bit for bit on one CPU device. Raises
     FloatingPointError with the epoch, the loss and the learning rate when the loss is not finite.
@@ -191,7 +192,7 @@ def fit(
     train_coefficients, modes, *test = jax.device_put(tuple(data))
     steps = num_steps(len(train_coefficients), config.batch_size)
 
-    for epoch in range(epoch, config.epochs):
+    for epoch in range(epochs_done, config.epochs):
         start = time.perf_counter()
         if config.schedule == "plateau":
             rates = np.full(steps, plateau.learning_rate, np.float32)

@@ -24,7 +24,9 @@ def train_all(folder, fit_data):
     """Train a run folder to its end; the figures without the clock's."""
     for _ in run.train_run(folder, fit_data):
         pass
-    return [{k: v for k, v in line.items() if k not in ("epoch_time", "meshes_per_second")} for line in read_log(folder)]
+    return [
+        {k: v for k, v in line.items() if k not in ("epoch_time", "meshes_per_second")} for line in read_log(folder)
+    ]
 
 
 def test_training_lowers_the_loss_and_the_error(fit_data):
@@ -58,7 +60,9 @@ def test_an_epoch_is_the_steps_one_by_one_with_the_smaller_last_batch(fit_data):
 def test_adam_is_the_published_one():
     """First step by hand: the moments are 0.1 g and 0.001 g^2, bias-corrected to g and g^2; eps outside the root."""
     state = train.init_state(MODEL, TRAIN)
-    after, _ = STEP(SpectralAutoencoder(MODEL), state, jax.random.normal(jax.random.key(1), (8, 32, 3)), np.float32(0.01))
+    after, _ = STEP(
+        SpectralAutoencoder(MODEL), state, jax.random.normal(jax.random.key(1), (8, 32, 3)), np.float32(0.01)
+    )
     gradient = jax.tree.map(lambda m: m / 0.1, after.opt_state.mu)
     expected = jax.tree.map(lambda p, g: p - 0.01 * g / (jnp.abs(g) + 1e-8), state.params, gradient)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), after.params, expected)
@@ -177,7 +181,9 @@ def test_summary_is_of_the_population():
 
 def test_errors_are_in_millimetres():
     vertices = np.zeros((2, 5, 3), np.float32)
-    np.testing.assert_allclose(vertex_errors_mm(vertices, vertices + np.array([0.003, 0.004, 0], np.float32)), 5, rtol=1e-5)
+    np.testing.assert_allclose(
+        vertex_errors_mm(vertices, vertices + np.array([0.003, 0.004, 0], np.float32)), 5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from spectral_jax import basis as spectral
-from spectral_jax import dataset, torch_file
+from spectral_jax import dataset, mesh, torch_file
 from spectral_jax.mesh import Mesh
 from spectral_jax.upstream import is_upstream, open_upstream
 
@@ -23,8 +23,8 @@ def members(tar):
         return {member.name: opened.extractfile(member).read() for member in opened.getmembers()}
 
 
-def write_tar(tar, contents, **options):
-    with tarfile.open(tar, "w", **options) as opened:
+def write_tar(tar, contents, kind=tarfile.PAX_FORMAT):
+    with tarfile.open(tar, "w", format=kind) as opened:
         for name, content in contents.items():
             member = tarfile.TarInfo(name)
             member.size, member.mtime = len(content), 0.5  # a fraction takes a PAX record
@@ -107,8 +107,11 @@ def test_coefficients_are_the_projected_vertices(tiny):
 
 
 def test_eigenvalues_are_those_of_the_faces(tiny):
-    expected = spectral.compute(tiny.basis.faces, tiny.basis.num_vertices, 128).eigenvalues
-    np.testing.assert_allclose(tiny.basis.eigenvalues, expected, atol=1e-5)
+    basis, edges = tiny.basis, mesh.edges(tiny.basis.faces, tiny.basis.num_vertices)
+    image = mesh.graph_laplacian(edges, basis.num_vertices) @ basis.modes.astype(np.float64)
+    np.testing.assert_allclose(image, basis.modes * basis.eigenvalues, atol=1e-5)
+    assert basis.eigenvalues[0] == pytest.approx(0, abs=1e-6)
+    assert (np.diff(basis.eigenvalues) > -1e-6).all()
 
 
 def test_the_2026_layout_gives_the_same(tiny, root_2026):
@@ -116,7 +119,7 @@ def test_the_2026_layout_gives_the_same(tiny, root_2026):
     assert data.metadata["source"]["recipe"] == "upstream-2026"
     for key in ("num_vertices", "num_modes", "connectivity", "counts", "identities"):
         assert data.metadata[key] == tiny.metadata[key]
-    spectral.check_same(data.basis, tiny.basis, ("2026", "2022"), tolerance=0)
+    spectral.check_same(data.basis, tiny.basis, ("2026", "2022"), tolerance=0.0)
     for name in ("train", "test"):
         assert_same(data.splits[name], tiny.splits[name])
 
@@ -170,12 +173,20 @@ def test_modes_are_those_that_basis_and_coefficients_both_have(tiny, root_2022, 
     assert data.basis.num_modes == len(data.splits["train"][0].coefficients) == 50
 
 
-@pytest.mark.parametrize("options", [{"format": kind} for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT)] + [{}])
-@pytest.mark.parametrize("folder", ["./", "a/", f"{'long/' * 20}{'name' * 20}/"])
-def test_any_flavour_of_tar(folder, options, tiny, root_2022):
+@pytest.mark.parametrize(
+    ("kind", "folder"),
+    [
+        (tarfile.USTAR_FORMAT, "./"),
+        (tarfile.USTAR_FORMAT, "long/" * 20),
+        (tarfile.GNU_FORMAT, f"{'long' * 50}/"),
+        (tarfile.PAX_FORMAT, "a/"),
+        (tarfile.PAX_FORMAT, f"{'lóng' * 50}/"),
+    ],
+)
+def test_any_flavour_of_tar(kind, folder, tiny, root_2022):
     tar = root_2022 / "DEMO" / "train.tar"
     contents = {f"{folder}{name}": content for name, content in reversed(members(tar).items())}
-    write_tar(tar, {"._000000.coeffs.pth": b"", "README.md": b"", **contents}, **options)
+    write_tar(tar, {"._000000.coeffs.pth": b"", "README.md": b"", **contents}, kind)
     assert_same(open_upstream(root_2022).splits["train"], list(tiny.splits["train"])[::-1])
 
 
@@ -211,7 +222,7 @@ def test_it_can_be_written_as_a_prepared_folder(tiny, tmp_path):
 
 def test_threads_read_one_file(tiny):
     split = tiny.splits["test"]
-    order = np.random.default_rng(0).integers(len(split), size=200)
+    order = np.random.default_rng(0).integers(len(split), size=100)
     expected = list(split)
     with ThreadPoolExecutor(8) as pool:
         assert_same(pool.map(split.__getitem__, order), [expected[i] for i in order])
@@ -286,7 +297,7 @@ ERRORS = {
             r"'000003.coeffs.pth' has shape \(99, 3\), expected \(128 or more",
         ),
         (member("000003.coeffs.pth", pth(ZEROS[:, :2])), r"train.tar: member '000003.coeffs.pth' has shape \(128, 2\)"),
-        (member("000003.coeffs.pth", pth(ZEROS[0, 0])), r"'000003.coeffs.pth' has shape \(\)"),
+        (member("000003.coeffs.pth", pth(np.zeros((), np.float32))), r"'000003.coeffs.pth' has shape \(\)"),
         (
             member("000003.coeffs.pth", pth(ZEROS.astype(int))),
             "'000003.coeffs.pth' holds int64, a float tensor expected",
@@ -314,6 +325,7 @@ ERRORS = {
         (text("DEMO/test.tar", "x" * 600), "test.tar: not an uncompressed tar, or a damaged one"),
         (lambda root: write_tar(root / "DEMO/test.tar", {}), "test.tar: no members <key>.coeffs.pth"),
         (without("DEMO/test.tar"), "test.tar: no such file"),
+        (without("DEMO/train.tar"), r"there are 0 \(no folder with train.tar or train_coeffs.npy\)"),
         (text("DEMO/infos.json", '{"nb_evals": 9}'), "infos.json: nb_evals is 9, .*test.tar has 8 meshes"),
         (text("DEMO/infos.json", "3"), "infos.json: holds a int, expected a dict"),
         # the basis and the faces
@@ -354,7 +366,7 @@ ERRORS = {
         (without(VERTICES), "vald_vertices.npy: no such file"),
         (without("Datasets/DEMO/vald_infos.json"), "vald_infos.json: no such file"),
         (text("Datasets/DEMO/vald_infos.json", "{}"), "vald_infos.json: holds a dict, expected a list"),
-        (text("Datasets/DEMO/vald_infos.json", str([{}, {}, 3] * 4)[:30] + "]"), "not readable as JSON"),
+        (text("Datasets/DEMO/vald_infos.json", "[{}, {"), "not readable as JSON"),
         (text("Datasets/DEMO/vald_infos.json", "[{}, 3, {}, {}, {}, {}, {}, {}]"), "infos.json: entry 1: holds a int"),
         (huge("Datasets/DEMO/train_infos.json", 2**27), "infos.json: 134,217,728 bytes, at most 67,108,864 are read"),
         (text("Datasets/DEMO/infos.json", '{"nb_train": 33}'), "nb_train is 33, .*train_coeffs.npy has 32 meshes"),
@@ -372,5 +384,4 @@ def test_errors_name_the_file_and_the_values(layout, damage, message, request):
     root = request.getfixturevalue(f"root_{layout}")
     damage(root)
     with pytest.raises(ValueError, match=message):
-        for split in open_upstream(root).splits.values():
-            list(split)
+        [list(split) for split in open_upstream(root).splits.values()]

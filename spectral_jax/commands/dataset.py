@@ -56,13 +56,13 @@ class DatasetInfo:
 
 
 def open_data(source: str):
-    """The dataset a DATA argument names; the word demo names data/demo, built when absent."""
-    from spectral_jax import dataset
+    """The dataset a DATA argument names: a prepared folder, a published layout, or the word demo, built when absent."""
+    from spectral_jax import dataset, upstream
 
     if source == "demo":
         ensure_demo_data()
         source = str(DEMO_DATA)
-    return dataset.open_data(source)
+    return upstream.open_upstream(Path(source)) if upstream.is_upstream(Path(source)) else dataset.open_data(source)
 
 
 def ensure_demo_data(overwrite: bool = False) -> None:

@@ -75,7 +75,8 @@ class Train:
 
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite exclude each other")
-        model = ModelConfig(self.modes or ModelConfig.modes, self.latent_size, self.conv_size, self.activation)
+        modes = ModelConfig.modes if self.modes is None else self.modes
+        model = ModelConfig(modes, self.latent_size, self.conv_size, self.activation)
         training = TrainConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(TrainConfig)})
         folder = self.run or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
         if not self.resume:
@@ -101,9 +102,7 @@ def stored_options(folder: Path | None) -> Train:
     if folder is None:
         raise ValueError("--resume needs --run, the folder to continue")
     config = run.load_config(folder)
-    return Train(
-        config.data, folder, **dataclasses.asdict(config.train), **dataclasses.asdict(config.model), resume=True
-    )
+    return Train(config.data, folder, **dataclasses.asdict(config.train), **dataclasses.asdict(config.model))
 
 
 def check_continues(folder: Path, config) -> None:
@@ -129,9 +128,8 @@ def read_fit_data(data, config):
     train_split = dataset.read_split(data, "train", modes, track)
     test_split = dataset.read_split(data, "test", modes, track)
     if config.train.batch_size > len(train_split.coefficients):
-        raise ValueError(
-            f"batch size {config.train.batch_size} is larger than the train split, {len(train_split.coefficients)} meshes"
-        )
+        count = len(train_split.coefficients)
+        raise ValueError(f"batch size {config.train.batch_size} is larger than the train split, {count} meshes")
     return FitData(train_split.coefficients, data.basis.modes[:, :modes], test_split.coefficients, test_split.vertices)
 
 
