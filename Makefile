@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# What the comparisons with PyTorch are tested with; `make test TORCH=` leaves them out.
+TORCH ?= torch==2.13.0
 
 .PHONY: demo test slow lint bench clean
 
@@ -29,7 +31,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]' $(TORCH)
 	touch $@
 
 clean:

@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from spectral_jax import mesh
+
+if TYPE_CHECKING:
+    from spectral_jax.align import AlignmentReport
+
+REMEDY = "a network only fits the basis it was trained on; `spectral-jax basis align` turns one basis into the other"
 
 
 @jax.tree_util.register_dataclass
@@ -113,6 +119,13 @@ def orient(modes: Float[np.ndarray, "vertex freq"]) -> Float[np.ndarray, "vertex
     return modes * np.where(weights @ modes < 0, -1, 1).astype(modes.dtype)
 
 
+def align(basis: SpectralBasis, reference: SpectralBasis) -> tuple[SpectralBasis, AlignmentReport]:
+    """The basis with the reference's signs and rotations inside repeated eigenvalues (see `spectral_jax.align`)."""
+    from spectral_jax.align import align
+
+    return align(basis, reference)
+
+
 def save(path: str | Path, basis: SpectralBasis) -> None:
     """Write a basis as .npz, atomically and without pickle."""
     path = Path(path)
@@ -176,5 +189,5 @@ def check_same(basis: SpectralBasis, other: SpectralBasis, names: tuple[str, str
     if difference.max() > tolerance:
         raise ValueError(
             f"{names[0]} and {names[1]} have different modes ({(difference > tolerance).sum()} of {shared} differ, the "
-            f"first is mode {int(np.argmax(difference > tolerance))}): a network only fits the basis it was trained on"
+            f"first is mode {int(np.argmax(difference > tolerance))}): {REMEDY}"
         )

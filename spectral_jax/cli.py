@@ -7,18 +7,23 @@ from collections.abc import Sequence
 
 import tyro
 
-from spectral_jax.commands.basis import BasisCheck, BasisCompute
+from spectral_jax.commands.basis import BasisAlign, BasisCheck, BasisCompute
 from spectral_jax.commands.console import console
-from spectral_jax.commands.dataset import DatasetDemo, DatasetInfo
+from spectral_jax.commands.convert import Convert
+from spectral_jax.commands.dataset import DatasetDemo, DatasetImport, DatasetInfo
 from spectral_jax.commands.evaluate import Eval
+from spectral_jax.commands.release import Export, ImportRelease
 from spectral_jax.commands.train import Demo, Train, stored_options
 
 COMMANDS = {
     "demo": Demo,
     "train": Train,
     "eval": Eval,
-    "basis": {"compute": BasisCompute, "check": BasisCheck},
-    "dataset": {"demo": DatasetDemo, "info": DatasetInfo},
+    "convert": Convert,
+    "export": Export,
+    "import": ImportRelease,
+    "basis": {"compute": BasisCompute, "check": BasisCheck, "align": BasisAlign},
+    "dataset": {"demo": DatasetDemo, "import": DatasetImport, "info": DatasetInfo},
 }
 
 
@@ -28,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
     try:
-        parse(argv)()
+        command = parse(argv)
+        keep_compiled_programs()
+        command()
     except KeyboardInterrupt:
         console.print("interrupted")
         return 130
@@ -40,6 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1 if isinstance(error, FloatingPointError) else 2
     return 0
+
+
+def keep_compiled_programs() -> None:
+    """Keep what XLA compiles in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+    import jax
+    import platformdirs
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", platformdirs.user_cache_dir("spectral_jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def parse(argv: list[str]):

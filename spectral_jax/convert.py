@@ -175,7 +175,8 @@ def infos_from_config(config: run.RunConfig, job_id: str) -> dict[str, Any]:
 
 # Training positions: the checkpoints of PyTorch Lightning 1.6.
 
-ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False, "maximize": False}
+BETAS = (0.9, TrainConfig.beta2)
+ADAM = {"eps": 1e-8, "weight_decay": 0, "amsgrad": False, "maximize": False}
 ADAM_SWITCHES = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
 REDUCE_ON_PLATEAU = {
     "factor": FACTOR, "default_min_lr": 0, "min_lrs": [0], "patience": PATIENCE, "cooldown": 0, "eps": EPS,
@@ -195,6 +196,7 @@ def checkpoint_from_lightning(saved: Mapping[str, Any], config: ModelConfig) -> 
         (optimizer,), schedulers = saved["optimizer_states"], saved["lr_schedulers"]
         (group,) = optimizer["param_groups"]
         other = {name: group[name] for name, value in ADAM.items() if group.get(name, value) != value}
+        beta1, _ = group.get("betas", BETAS)
         plateau = Plateau(float(group["lr"]))
         if schedulers:
             plateau = Plateau(plateau.learning_rate, float(schedulers[0]["best"]), schedulers[0]["num_bad_epochs"])
@@ -212,8 +214,10 @@ def checkpoint_from_lightning(saved: Mapping[str, Any], config: ModelConfig) -> 
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not a Lightning checkpoint of this network ({type(error).__name__}: {error})") from error
-    if other:
-        raise ValueError(f"trained by Adam with {other}, only {ADAM} can be continued")
+    if other or beta1 != BETAS[0]:
+        raise ValueError(
+            f"trained by Adam with {other | {'beta1': beta1}}, only {ADAM | {'beta1': 0.9}} can be continued"
+        )
     if len(steps) > 1:
         raise ValueError(f"Adam's state has several step counts: {sorted(steps)}")
     params = params_from_state_dict(weights, config)
@@ -235,7 +239,8 @@ def lightning_from_checkpoint(position: Checkpoint, config: TrainConfig, job_id:
     averages = zip(state_dict_from_params(adam.mu).values(), state_dict_from_params(adam.nu).values(), strict=True)
     count = np.array(adam.count, np.float32)
     moments = {i: {"step": count, "exp_avg": mu, "exp_avg_sq": nu} for i, (mu, nu) in enumerate(averages)}
-    group = {"lr": plateau.learning_rate, **ADAM, **ADAM_SWITCHES, "decoupled_weight_decay": False}
+    group = {"lr": plateau.learning_rate, "betas": (BETAS[0], config.beta2), **ADAM, **ADAM_SWITCHES}
+    group["decoupled_weight_decay"] = False
     plateau_steps = max(0, epoch - config.validate_every + 1)
     changing = {"last_epoch": plateau_steps, "_last_lr": [plateau.learning_rate]}
     changing |= {"best": plateau.best, "num_bad_epochs": plateau.bad_epochs}
@@ -347,7 +352,8 @@ def import_checkpoint(
     with _naming(source):
         position = checkpoint_from_lightning(saved, model)
         remembered = {name: saved[OURS][name] for name in ("seed", "schedule") if name in saved.get(OURS, {})}
-        train = dataclasses.replace(train, **remembered)
+        _, beta2 = saved["optimizer_states"][0]["param_groups"][0].get("betas", BETAS)
+        train = dataclasses.replace(train, beta2=beta2, **remembered)
     rate = position.plateau.learning_rate
     lines.append(f"{position.epoch} epochs and {position.state.step} steps done, learning rate {rate:.4g}")
 
@@ -360,7 +366,7 @@ def import_checkpoint(
     progress = Progress(position.epoch, position.state, position.plateau, position.validation_mm, {})
     checkpoint.save(target / "last", progress, None)
     if basis is not None:
-        spectral.save(target / run.BASIS_FILE, basis)
+        spectral.save(target / run.BASIS_FILE, spectral.truncate(basis, model.modes))
     run.save_config(target, run.RunConfig(model, train, str(options.get("path", ""))))
     return lines
 

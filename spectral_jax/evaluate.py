@@ -54,6 +54,21 @@ def evaluate(run: Run, basis: SpectralBasis, train: Split, split: Split) -> Summ
     return Summary(*summarise(errors_mm), len(vertices), *means)
 
 
+def suspicion(summary: Summary) -> str | None:
+    """What is probably wrong, and what to do, when the network is far worse than the mean shape; None when it is not.
+
+    A converted checkpoint takes the basis of the data it is given, and nothing in it tells whether that is its own.
+    """
+    if summary.mean_mm <= 1.5 * summary.mean_shape_mm:
+        return None
+    times = summary.mean_mm / summary.mean_shape_mm
+    return (
+        f"the network's error, {summary.mean_mm:.1f} mm, is {times:.1f} times that of the mean shape. Unless it "
+        "was hardly trained, the likely cause is another basis than the one it was trained on: other signs, or rotations inside repeated eigenvalues. `spectral-jax basis align` brings a basis to that "
+        "one (--reference), or recovers it from a dataset of vertices and coefficients (--data)."
+    )
+
+
 @jax.jit
 def spatial_errors_mm(
     modes: Float[Array, "vertex freq"],

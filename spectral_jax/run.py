@@ -95,6 +95,15 @@ def create(folder: str | Path, config: RunConfig, basis: SpectralBasis, overwrit
     return folder
 
 
+def check_basis(folder: str | Path, basis: SpectralBasis, name: str) -> None:
+    """Raise ValueError unless `basis` is the run's; a run that came without one takes it."""
+    path = Path(folder) / BASIS_FILE
+    if path.is_file():
+        spectral.check_same(spectral.load(path), basis, (f"the basis of {folder}", name))
+    else:
+        spectral.save(path, spectral.truncate(basis, load_config(folder).model.modes))
+
+
 def load_run(path: str | Path, which: Literal["last", "best"] = "last") -> Run:
     """Load a trained run. Raises ValueError naming the file when the folder is not a run or has no checkpoint."""
     path = Path(path)
@@ -102,6 +111,10 @@ def load_run(path: str | Path, which: Literal["last", "best"] = "last") -> Run:
         raise ValueError(f"{path}: no such run folder")
     config = load_config(path)
     restored = checkpoint.restore(path / which, config.model, config.train)
+    if not (path / BASIS_FILE).is_file():
+        raise ValueError(
+            f"{path} has no {BASIS_FILE}: give the dataset's with `spectral-jax convert ... --data DATA` (or import)"
+        )
     basis = spectral.load(path / BASIS_FILE)
     params = jax.device_put(restored.state.params)
     return Run(path, SpectralAutoencoder(config.model), params, basis, config, restored.epoch)

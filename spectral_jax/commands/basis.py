@@ -8,7 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from spectral_jax.commands.console import console
+from spectral_jax.commands.console import console, track
+from spectral_jax.commands.dataset import open_data
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,53 @@ class BasisCheck:
         print(
             f"{self.file}: {loaded.num_modes} modes of {loaded.num_vertices} vertices, {loaded.fingerprint[:12]}, fine"
         )
+
+
+@dataclass(frozen=True)
+class BasisAlign:
+    """Give a basis the signs of another one of its mesh, and its rotations inside repeated eigenvalues."""
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """The .npz file of the basis; with a few more modes than wanted, a repeated eigenvalue at the end is whole."""
+    out: Path
+    """The .npz file to write."""
+    reference: Path | None = None
+    """The .npz file of the other basis."""
+    data: str | None = None
+    """Instead of a reference: a dataset whose test split has vertices, and their coefficients in that basis."""
+    meshes: int = 64
+    """How many meshes of the dataset to compare, spread over the split."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+
+    def __call__(self) -> None:
+        from spectral_jax import align, basis
+
+        if (self.reference is None) == (self.data is None):
+            raise ValueError("give either --reference or --data")
+        if self.meshes < 1:
+            raise ValueError(f"--meshes must be at least 1, not {self.meshes}")
+        if self.out.exists() and not self.overwrite:
+            raise ValueError(f"{self.out} exists already; --overwrite replaces it")
+        loaded = basis.load(self.file)
+        if self.reference:
+            aligned, report = align.align(loaded, basis.load(self.reference))
+        else:
+            aligned, report = align.signs_from_data(loaded, *self._samples(loaded))
+        basis.save(self.out, aligned)
+        print(f"{self.out}: {align.describe(report)}")
+
+    def _samples(self, loaded):
+        """Vertices and coefficients of the dataset's meshes."""
+        import numpy as np
+
+        data = open_data(self.data)
+        if data.basis.fingerprint != loaded.fingerprint:
+            raise ValueError(
+                f"{self.file} is for {loaded.num_vertices} vertices of connectivity {loaded.fingerprint[:12]}, "
+                f"{data.path} has {data.basis.num_vertices} of {data.basis.fingerprint[:12]}"
+            )
+        records = data.splits["test"]
+        chosen = np.unique(np.linspace(0, len(records) - 1, self.meshes).astype(int)).tolist()
+        examples = [records[i] for i in track(chosen, "reading test")]
+        return np.stack([e.vertices for e in examples]), np.stack([e.coefficients for e in examples])

@@ -12,4 +12,4 @@ console = Console(stderr=True)
 
 def track(iterable: Iterable, description: str) -> Iterator:
     """Iterate with a rich progress bar."""
-    return rich_track(iterable, description, console=console, transient=True)
+    return rich_track(iterable, description, console=console, transient=True, disable=not console.is_terminal)

@@ -38,6 +38,30 @@ class DatasetDemo:
 
 
 @dataclass(frozen=True)
+class DatasetImport:
+    """Turn a dataset of the published PyTorch systems into a prepared folder, which reads faster."""
+
+    data: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """A folder in either published layout: .tar or .npy files."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """The folder to make."""
+    overwrite: bool = False
+    """Replace the folder."""
+
+    def __call__(self) -> None:
+        from spectral_jax import dataset, upstream
+        from spectral_jax.mesh import Mesh
+
+        if self.out.exists() and not self.overwrite:
+            raise ValueError(f"{self.out} exists already; --overwrite replaces it")
+        data = upstream.open_upstream(self.data)
+        template = Mesh(data.splits["test"][0].vertices, data.basis.faces)
+        splits = {name: track(records, f"importing {name}") for name, records in data.splits.items()}
+        dataset.write(self.out, data.basis, template, splits, data.metadata["source"], self.overwrite)
+        DatasetInfo(str(self.out))()
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """Say what a dataset holds."""
 

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from spectral_jax.commands.console import track
+from spectral_jax.commands.console import console, track
 from spectral_jax.commands.dataset import open_data
 
 
@@ -46,7 +46,9 @@ class Eval:
 
 
 def print_summary(summary, run, data_path: Path, split: str) -> None:
-    """The evaluation as a table on standard output."""
+    """The evaluation as a table on standard output, and on standard error what is suspicious about it."""
+    from spectral_jax import evaluate
+
     table = Table(title=f"{run.path} (epoch {run.epoch}) on {data_path}, {split} split, {summary.count:,} meshes")
     for name in ("mm", "mean", "median", "std", "min", "max"):
         table.add_column(name, justify="left" if name == "mm" else "right")
@@ -56,3 +58,5 @@ def print_summary(summary, run, data_path: Path, split: str) -> None:
     table.add_row("mean shape", f"{summary.mean_shape_mm:.2f}")
     table.add_row(f"basis alone, {run.config.model.modes:,} modes", f"{summary.truncation_mm:.2f}")
     Console().print(table)
+    if warning := evaluate.suspicion(summary):
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)

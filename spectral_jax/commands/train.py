@@ -51,6 +51,8 @@ class Train:
     """Meshes in a step; the smaller last batch is used."""
     learning_rate: float = TrainConfig.learning_rate
     """Adam's rate at the start, or the peak of the cosine."""
+    beta2: float = TrainConfig.beta2
+    """Decay of Adam's second moment; a short run learns faster with a short memory."""
     schedule: Schedule = TrainConfig.schedule
     """The published plateau rule, or warm-up and cosine for short runs of known length."""
     validate_every: int = TrainConfig.validate_every
@@ -82,11 +84,13 @@ class Train:
         if not self.resume:
             run.check_free(folder, self.overwrite)
         data = open_data(self.data)
+        source = self.data if self.data == "demo" else str(data.path.resolve())
         if self.modes is None:
             model = dataclasses.replace(model, modes=min(model.modes, data.basis.num_modes))
-        config = run.RunConfig(model, training, self.data)
+        config = run.RunConfig(model, training, source)
         if self.resume:
             check_continues(folder, config)
+            run.check_basis(folder, data.basis, f"that of {data.path}")
         fit_data = read_fit_data(data, config)
         if self.resume:
             run.save_config(folder, config)
@@ -124,12 +128,11 @@ def read_fit_data(data, config):
     from spectral_jax import dataset
     from spectral_jax.train import FitData
 
-    modes = config.model.modes
+    modes, count = config.model.modes, len(data.splits["train"])
+    if config.train.batch_size > count:
+        raise ValueError(f"batch size {config.train.batch_size} is larger than the train split, {count} meshes")
     train_split = dataset.read_split(data, "train", modes, track)
     test_split = dataset.read_split(data, "test", modes, track)
-    if config.train.batch_size > len(train_split.coefficients):
-        count = len(train_split.coefficients)
-        raise ValueError(f"batch size {config.train.batch_size} is larger than the train split, {count} meshes")
     return FitData(train_split.coefficients, data.basis.modes[:, :modes], test_split.coefficients, test_split.vertices)
 
 
@@ -147,11 +150,11 @@ def train(folder: Path, config, fit_data) -> None:
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     columns = (
-        TextColumn("epoch"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[line]}"),
+        TextColumn("epoch"), MofNCompleteColumn(), BarColumn(20), TextColumn("{task.fields[line]}"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True),
     )  # fmt: skip
     try:
-        with Progress(*columns, console=console, speed_estimate_period=600) as bar:
+        with Progress(*columns, console=console, speed_estimate_period=600, disable=not console.is_terminal) as bar:
             task = bar.add_task("training", total=config.train.epochs, line="compiling", start=False)
 
             def on_start(done):
@@ -161,15 +164,16 @@ def train(folder: Path, config, fit_data) -> None:
             validation = ""
             for progress in run.train_run(folder, fit_data, on_start, lambda: bool(received)):
                 figures = progress.figures
-                if "spatial_validation_loss" in figures:
-                    validation = f"validation {figures['spatial_validation_loss']:.2f} mm"
+                validated = "spatial_validation_loss" in figures
+                if validated:
+                    validation = f"{figures['spatial_validation_loss']:.2f} mm  "
                 line = (
-                    f"loss {figures['spectral_train_loss']:.3e}  {validation}  rate {figures['learning_rate']:.3g}  "
-                    f"{figures['meshes_per_second']:,.0f} meshes/s"
+                    f"loss {figures['spectral_train_loss']:.2e}  {validation}"
+                    f"rate {figures['learning_rate']:.2e}  {figures['meshes_per_second']:,.0f} meshes/s"
                 )
                 bar.update(task, completed=progress.epoch, line=line)
-                if "spatial_validation_loss" in figures:
-                    bar.console.print(f"epoch {progress.epoch:>5}  {line}", highlight=False)
+                if validated:
+                    bar.console.print(f"epoch {progress.epoch:>5}  {line}", highlight=False, soft_wrap=True)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

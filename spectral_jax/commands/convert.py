@@ -1,0 +1,160 @@
+"""`spectral-jax convert`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from spectral_jax.commands.console import console
+from spectral_jax.commands.dataset import open_data
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Turn a published PyTorch checkpoint into a run folder, or a run folder into such a checkpoint."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """A .ckpt or .pth file, or a run folder."""
+    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
+    """The run folder to make, or the .ckpt file to write, its infos.json beside it."""
+    infos: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """The options of a published checkpoint (default: infos.json beside it; without one they are inferred)."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
+    """A dataset: its basis goes into the run folder that is made, and its test split is what --verify compares on."""
+    verify: bool = False
+    """Compare with PyTorch on the same meshes (random ones without --data); exit code 1 when anything differs."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also write the comparison to this JSON file."""
+    meshes: int = 16
+    """How many meshes to compare on."""
+
+    def __call__(self) -> None:
+        from spectral_jax import convert
+
+        exporting = self.source.is_dir()
+        self._check(exporting)
+        data = open_data(self.data) if self.data else None
+        if exporting:
+            meshes = self._meshes(self.source, data) if self.verify else None
+            convert.export_checkpoint(self.source, self.target)
+            print(f"{self.target}: checkpoint for PyTorch, its options in {self.target.with_name('infos.json')}")
+            folder, file = self.source, self.target
+        else:
+            self._import(data)
+            meshes = self._meshes(self.target, data) if self.verify else None
+            folder, file = self.target, self.source
+        if meshes:
+            self._verify(folder, file, *meshes)
+
+    def _check(self, exporting: bool) -> None:
+        """Raise ValueError for what can be told before any work."""
+        if not self.source.exists():
+            raise ValueError(f"{self.source}: no such checkpoint or run folder")
+        if self.target.exists() and not (self.target.is_dir() and not any(self.target.iterdir())):
+            raise ValueError(f"{self.target} exists already")
+        if exporting and self.target.suffix != ".ckpt":
+            raise ValueError(f"{self.target}: a run folder becomes a .ckpt file, such as {self.target / 'last.ckpt'}")
+        if exporting and self.infos:
+            raise ValueError("--infos goes with a checkpoint, a run folder has its own options")
+        if exporting and self.data and not self.verify:
+            raise ValueError("--data goes with --verify when the source is a run folder")
+        if self.json and not self.verify:
+            raise ValueError("--json goes with --verify")
+        if self.meshes < 1:
+            raise ValueError(f"--meshes must be at least 1, not {self.meshes}")
+
+    def _import(self, data) -> None:
+        """Make the run folder; given data, it evaluates and continues on them."""
+        from spectral_jax import basis, convert, run
+
+        for line in convert.import_checkpoint(self.source, self.target, self.infos, data and data.basis):
+            print(line)
+        if data:
+            config = run.load_config(self.target)
+            basis.save(self.target / run.BASIS_FILE, basis.truncate(data.basis, config.model.modes))
+            run.save_config(self.target, dataclasses.replace(config, data=self.data))
+        print(f"{self.target}: run folder")
+
+    def _meshes(self, folder: Path, data) -> tuple[tuple, str]:
+        """Coefficients, modes and original vertices (if any) to compare on, and what they are."""
+        import numpy as np
+
+        from spectral_jax import basis, run, verify
+
+        config, basis_file = run.load_config(folder).model, folder / run.BASIS_FILE
+        own = basis.load(basis_file) if basis_file.is_file() else None
+        if data is None:
+            modes = verify.random_modes(config) if own is None else own.modes[:, : config.modes]
+            return (verify.random_coefficients(config, self.meshes), modes), f"{self.meshes} random meshes"
+        if own:
+            basis.check_same(own, data.basis, (str(folder), str(data.path)))
+        if data.basis.num_modes < config.modes:
+            raise ValueError(f"{data.path}: has {data.basis.num_modes} modes, the network {config.modes}")
+        split = data.splits["test"]
+        chosen = np.unique(np.linspace(0, len(split) - 1, self.meshes).astype(int)).tolist()
+        examples = [split[index] for index in chosen]
+        coefficients = np.stack([example.coefficients[: config.modes] for example in examples])
+        vertices = np.stack([example.vertices for example in examples])
+        modes = np.asarray(data.basis.modes[:, : config.modes])
+        return (coefficients, modes, vertices), f"{len(chosen)} meshes of {self.data}"
+
+    def _verify(self, folder: Path, file: Path, meshes: tuple, described: str) -> None:
+        """Compare the run folder and the checkpoint file as they lie on the disk."""
+        from spectral_jax import checkpoint, run, torch_file, verify
+
+        config = run.load_config(folder)
+        params = checkpoint.restore(folder / "last", config.model, config.train).state.params
+        saved = torch_file.load(file)
+        weights = saved.get("state_dict", saved)
+        rows = [verify.verify_parameters(weights, params)]
+        try:
+            import torch
+        except ImportError:
+            line = "torch is not installed: pip install 'spectral-jax[torch]' for the comparison with PyTorch"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            title = f"JAX in float32 against float64, {described}"
+            rows += verify.verify_precision(config.model, params, *meshes)
+        else:
+            title = f"JAX against PyTorch {torch.__version__}, {described}"
+            rows += verify.verify(config.model, weights, params, *meshes)
+        print_rows(rows, title)
+        if self.json:
+            self.json.parent.mkdir(parents=True, exist_ok=True)
+            self.json.write_text(json.dumps(record(rows, title), indent=1) + "\n")
+        failed = sum(not row.passed for row in rows)
+        print(f"{failed} of {len(rows)} comparisons failed" if failed else f"all {len(rows)} comparisons passed")
+        if failed:
+            raise SystemExit(1)
+
+
+def print_rows(rows, title: str) -> None:
+    """The comparison as a table on standard output."""
+    table = Table(title=title)
+    for name in ("quantity", "dtype", "absolute", "relative", "allowed", ""):
+        table.add_column(name, justify="right" if name in ("absolute", "relative", "allowed") else "left")
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        allowed = "none" if not row.tolerance else f"{row.tolerance:.0e}{' mm' if row.absolute else ''}"
+        verdict = "pass" if row.passed else "[bold red]FAIL[/]"
+        end = following is not None and (following.dtype != row.dtype or row.quantity == "parameters")
+        table.add_row(
+            row.quantity, row.dtype, f"{row.max_abs:.1e}", f"{row.max_rel:.1e}", allowed, verdict, end_section=end
+        )
+    Console().print(table)
+
+
+def record(rows, title: str) -> dict:
+    """The comparison as plain values; null for what is not finite."""
+
+    def plain(value):
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    values = [{name: plain(value) for name, value in row._asdict().items()} for row in rows]
+    return {"title": title, "passed": all(row.passed for row in rows), "rows": values}

@@ -1,0 +1,239 @@
+"""A trained network as a single file, .npz or .safetensors: parameters by name, options, a mark of its basis."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import io
+import json
+import math
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Float
+
+import spectral_jax
+from spectral_jax import basis as spectral
+from spectral_jax import checkpoint, run
+from spectral_jax.basis import SpectralBasis
+from spectral_jax.model import ModelConfig, init_params
+from spectral_jax.run import Run, RunConfig
+from spectral_jax.schedule import Plateau
+from spectral_jax.train import Progress, TrainConfig, TrainState
+
+SCHEMA = 1
+METADATA, MARK = "metadata", "basis_mark"  # what a file holds beside the parameters
+MOST_BYTES = 1 << 30
+MOST = {"modes": 1 << 20, "latent_size": 1 << 16, "conv_size": 255}
+
+
+class Release(NamedTuple):
+    """What a release holds: parameters on the host, options, how long it was trained, whose basis it needs."""
+
+    params: dict[str, Any]
+    model: ModelConfig
+    train: TrainConfig
+    epoch: int
+    connectivity: str
+    mark: Float[np.ndarray, "4 freq"]
+    versions: dict[str, str]
+
+
+def mark(basis: SpectralBasis, num_modes: int) -> Float[np.ndarray, "4 freq"]:
+    """Four sums over each of the first modes, float32, by which bases are told apart whatever made them.
+
+    The weights frac((v + 1)^2 sqrt(p)) of p = 2, 3, 5, 7, shifted and scaled to mean 0 and variance 1, follow no
+    symmetry of a mesh. A flipped or rotated mode changes its sums by about 1, rounding by far less than 0.001.
+    """
+    squares = np.arange(1, basis.num_vertices + 1, dtype=np.float64) ** 2
+    weights = np.sqrt(12) * (np.sqrt([[2.0], [3.0], [5.0], [7.0]]) * squares[None] % 1.0 - 0.5)
+    return (weights @ np.asarray(basis.modes[:, :num_modes], np.float64)).astype(np.float32)
+
+
+def save_release(path: str | Path, run: Run) -> None:
+    """Write a run as one .npz or .safetensors file, atomically and without pickle.
+
+    Raises ValueError for another suffix, and for .safetensors where that package is not installed.
+    """
+    path = Path(path)
+    names = ("jax", "flax", "numpy")
+    record = {
+        "schema": SCHEMA,
+        "model": dataclasses.asdict(run.config.model),
+        "train": dataclasses.asdict(run.config.train),
+        "epoch": run.epoch,
+        "connectivity": run.basis.fingerprint,
+        "versions": {"spectral_jax": spectral_jax.__version__} | {n: importlib.metadata.version(n) for n in names},
+    }
+    arrays = {name: np.ascontiguousarray(value) for name, value in flatten_dict(run.params, sep="/").items()}
+    arrays[MARK] = mark(run.basis, run.config.model.modes)
+    if path.suffix == ".npz":
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays, **{METADATA: np.array(json.dumps(record))})
+        content = buffer.getvalue()
+    elif path.suffix == ".safetensors":
+        content = _safetensors(path).numpy.save(arrays, {METADATA: json.dumps(record)})
+    else:
+        raise ValueError(f"{path}: a release is a .npz or .safetensors file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def load_release(path: str | Path) -> Release:
+    """Read a release and check it.
+
+    Raises ValueError naming the file, and all arrays that are missing, unexpected, misshapen or not finite, when it is
+    unreadable, from a newer version or not the parameters of its own options.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if path.suffix not in (".npz", ".safetensors"):
+        raise ValueError(f"{path}: a release is a .npz or .safetensors file")
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size:,} bytes, at most {MOST_BYTES:,} are read")
+    text, arrays = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
+    try:
+        record = json.loads(text)
+        if record["schema"] > SCHEMA:
+            raise ValueError(f"written by a newer version (schema {record['schema']}, this version reads {SCHEMA})")
+        model, train = _options(ModelConfig, record["model"]), _options(TrainConfig, record["train"])
+        epoch, connectivity, versions = record["epoch"], str(record["connectivity"]), dict(record["versions"])
+        if type(epoch) is not int or not 0 <= epoch < 1 << 31:
+            raise ValueError(f"epoch is {epoch!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: not a release ({error})") from error
+    offenders = _offenders(arrays, model)
+    if offenders:
+        raise ValueError(f"{path}: not the parameters of its network: {'; '.join(offenders)}")
+    basis_mark = arrays.pop(MARK)
+    return Release(unflatten_dict(arrays, sep="/"), model, train, epoch, connectivity, basis_mark, versions)
+
+
+def import_release(path: str | Path, target: str | Path, basis: SpectralBasis | None = None, data: str = "") -> Release:
+    """Make the run folder `target` of a release; it has the basis where one is given, `data` being its dataset.
+
+    Trained further, Adam's moments start at zero. Raises ValueError as `load_release` does, when the target exists, or
+    when the basis is not the one the network was trained on.
+    """
+    path, target = Path(path), Path(target)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ValueError(f"{target} exists already")
+    release = load_release(path)
+    if basis is not None:
+        _check_basis(path, release, basis)
+    adam = optax.scale_by_adam().init(jax.tree.map(np.asarray, release.params))
+    state = TrainState(release.params, adam, np.zeros((), np.int32))
+    target.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(
+        target / "last", Progress(release.epoch, state, Plateau(release.train.learning_rate), None, {}), None
+    )
+    if basis is not None:
+        spectral.save(target / run.BASIS_FILE, spectral.truncate(basis, release.model.modes))
+    run.save_config(target, RunConfig(release.model, release.train, data))
+    return release
+
+
+def _check_basis(path: Path, release: Release, basis: SpectralBasis) -> None:
+    """Raise ValueError unless the basis is that of the release."""
+    modes = release.model.modes
+    if basis.fingerprint != release.connectivity:
+        raise ValueError(
+            f"{path}: trained on connectivity {release.connectivity[:12]}, that of the basis is "
+            f"{basis.fingerprint[:12]} ({basis.num_vertices} vertices)"
+        )
+    if basis.num_modes < modes:
+        raise ValueError(f"{path}: the network has {modes} modes, the basis only {basis.num_modes}")
+    different = np.abs(mark(basis, modes) - release.mark).max(axis=0) > 0.05
+    if different.any():
+        raise ValueError(
+            f"{path}: trained on another basis of this connectivity ({different.sum()} of {modes} modes differ, the "
+            f"first is mode {int(np.argmax(different))}): {spectral.REMEDY}"
+        )
+
+
+def _options(kind: type, given: Any) -> Any:
+    """A config of exactly its fields, each of its own type and of bounded size."""
+    if not isinstance(given, dict):
+        raise ValueError(f"options are a {type(given).__name__}")
+    fields = {field.name: type(field.default) for field in dataclasses.fields(kind)}
+    if unknown := sorted(given.keys() - fields.keys()):
+        raise ValueError(f"unknown options {', '.join(unknown)}")
+    for name, value in given.items():
+        if type(value) not in ((int, float) if fields[name] is float else (fields[name],)):
+            raise ValueError(f"{name} is {value!r}, which is no {fields[name].__name__}")
+        if value > MOST.get(name, value):
+            raise ValueError(f"{name} is {value}, at most {MOST[name]} can be read")
+    return kind(**given)
+
+
+def _offenders(arrays: dict[str, np.ndarray], model: ModelConfig) -> list[str]:
+    """Every array that is missing, unexpected, misshapen or not finite."""
+    shapes = flatten_dict(jax.eval_shape(lambda: init_params(model, jax.random.key(0))), sep="/")
+    wanted = {name: leaf.shape for name, leaf in shapes.items()} | {MARK: (4, model.modes)}
+    offenders = [f"{name} {wanted[name]} is missing" for name in sorted(wanted.keys() - arrays.keys())]
+    offenders += [f"{name} {arrays[name].shape} is unexpected" for name in sorted(arrays.keys() - wanted.keys())]
+    for name in sorted(wanted.keys() & arrays.keys()):
+        array = arrays[name]
+        if array.shape != wanted[name] or array.dtype != np.float32:
+            offenders.append(f"{name} is {array.dtype} {array.shape}, not float32 {wanted[name]}")
+        elif not np.isfinite(array).all():
+            offenders.append(f"{name} has {np.count_nonzero(~np.isfinite(array))} values that are not finite")
+    return offenders
+
+
+def _read_npz(path: Path) -> tuple[str, dict[str, np.ndarray]]:
+    """The metadata and the arrays, each as large as its member says."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            total = sum(member.file_size for member in archive.infolist())
+            if total > MOST_BYTES:
+                raise ValueError(f"{total:,} bytes unpacked, at most {MOST_BYTES:,} are read")
+            arrays = {name.removesuffix(".npy"): _parse(archive.read(name)) for name in archive.namelist()}
+        return str(arrays.pop(METADATA)), arrays
+    except KeyError as error:
+        raise ValueError(f"{path}: not a release ({METADATA} is missing)") from error
+    except (ValueError, EOFError, OSError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a readable .npz file ({error})") from error
+
+
+def _parse(content: bytes) -> np.ndarray:
+    """The array in .npy content, which must be as long as its header says."""
+    stream = io.BytesIO(content)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("not version 1.0 of the .npy format")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    body = content[stream.tell() :]
+    if dtype.kind not in "fiuU" or math.prod(shape) * dtype.itemsize != len(body):
+        raise ValueError(f"{len(body):,} bytes for {dtype} {shape}")
+    return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C").copy()
+
+
+def _read_safetensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:
+    """The metadata and the arrays."""
+    package = _safetensors(path)
+    try:
+        with package.safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {})[METADATA], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except KeyError as error:
+        raise ValueError(f"{path}: not a release ({METADATA} is missing)") from error
+    except (package.SafetensorError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable .safetensors file ({error})") from error
+
+
+def _safetensors(path: Path):
+    """The optional package."""
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ValueError(f"{path}: needs safetensors, pip install spectral-jax[safetensors], or use .npz") from error
+    return safetensors

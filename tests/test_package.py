@@ -1,0 +1,52 @@
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = "flax optax orbax tensorflow_datasets tensorflow grain viser torch trimesh body_models scipy"
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = f"import sys, spectral_jax; print([n for n in {HEAVY.split()} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_resolve():
+    import spectral_jax as sj
+
+    for name in sj.__all__:
+        assert getattr(sj, name).__doc__, name
+        assert name in dir(sj)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        sj.nonsense  # noqa: B018
+
+
+def test_wheel_holds_the_assets_and_works_outside_the_checkout(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    tracked = ["setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE"]
+    tracked += [str(p.relative_to(ROOT)) for p in ROOT.glob("spectral_jax/**/*") if p.is_file() and p.suffix != ".pyc"]
+    for name in tracked:  # a copy: building in the checkout would leave files in it
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(tmp_path / "site")
+    code = (
+        "import spectral_jax; from spectral_jax.body import demo_body_path, load_body; from spectral_jax.cli import main\n"
+        "print(spectral_jax.__file__, load_body(demo_body_path(1229)).num_vertices, demo_body_path(12272).exists())\n"
+        "raise SystemExit(main(['--help']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+    )
+    assert done.stdout.startswith(f"{tmp_path / 'site' / 'spectral_jax' / '__init__.py'} 1229 True")
+    assert [*(tmp_path / "site").glob("*.dist-info/licenses/spectral_jax/assets/LICENSE-CC0.txt")]
