@@ -88,14 +88,16 @@ def signs_from_data(
 ) -> tuple[SpectralBasis, AlignmentReport]:
     """The basis in which meshes of these vertices have these coefficients, both in metres.
 
-    A group of modes needs at least a third of its size in meshes. Raises ValueError for another number of vertices or
-    unequal numbers of meshes.
+    A group of modes needs at least a third of its size in meshes. Raises ValueError for another number of vertices,
+    unequal numbers of meshes or values that are not finite.
     """
     if vertices.shape[1] != basis.num_vertices or len(vertices) != len(coefficients) or not len(vertices):
         raise ValueError(
             f"{vertices.shape[0]} meshes of {vertices.shape[1]} vertices and {len(coefficients)} of coefficients "
             f"given; the basis has {basis.num_vertices} vertices"
         )
+    if not (np.isfinite(vertices).all() and np.isfinite(coefficients).all()):
+        raise ValueError("the meshes have values that are not finite")
     positions = vertices.astype(np.float64).transpose(1, 0, 2).reshape(basis.num_vertices, -1)
     projected = np.asarray(basis.modes, np.float64).T @ positions
     given = coefficients.astype(np.float64).transpose(1, 0, 2).reshape(coefficients.shape[1], -1)
@@ -132,16 +134,18 @@ def _match(
             remaining = rotation.T[: len(targets)] @ rows - targets
             allowed = RESIDUAL * np.linalg.norm(targets, axis=1) + 3 * noise
             agrees = (np.linalg.norm(remaining, axis=1) <= allowed).all()
-            if agrees or first:
-                aligned[group] = rotation.T @ columns[group]
-                difference[compare] = np.abs(remaining).max(axis=1)
+            if not (agrees or first):
+                pending = np.append(pending, group)
+                continue
+            aligned[group] = rotation.T @ columns[group]
+            difference[compare] = np.abs(remaining).max(axis=1)
             if noise and not _rank_is_full(rows, 10 * noise):
                 undetermined += compare.tolist()
             elif not agrees:
                 pending = np.append(pending, group)
-                last = range(group[0], group[-1] + 1) if first else last
-            elif (signs := np.diag(rotation)).all() and np.count_nonzero(rotation) == len(group):
-                flipped += int((signs[: len(targets)] < 0).sum())
+                last = range(group[0], group[-1] + 1)
+            elif np.abs(np.diag(rotation)).sum() == len(group):  # signs alone
+                flipped += int((np.diag(rotation)[: len(targets)] < 0).sum())
             else:
                 rotated.append((int(group[0]), len(group)))
     unmatched = pending[pending < shared].tolist()

@@ -38,7 +38,7 @@ def save(folder: str | Path, progress: Progress, best_mm: float | None) -> None:
         "best_mm": best_mm,
     }
     target = folder / str(progress.epoch)
-    ocp.save(target, _tree(jax.device_get(progress.state)), overwrite=True, custom_metadata=metadata)
+    ocp.save(str(target), _tree(jax.device_get(progress.state)), overwrite=True, custom_metadata=metadata)
     for other in folder.iterdir():
         if other != target:
             shutil.rmtree(other)
@@ -52,22 +52,22 @@ def restore(folder: str | Path, model_config: ModelConfig, train_config: TrainCo
     from orbax.checkpoint import v1 as ocp
 
     folder = Path(folder).absolute()
-    steps = [p for p in folder.glob("*") if p.name.isdigit() and ocp.is_orbax_checkpoint(p)]
+    steps = [p for p in folder.glob("*") if p.name.isdigit() and ocp.is_orbax_checkpoint(str(p))]
     if not steps:
         raise ValueError(f"{folder}: no checkpoint here")
     newest = max(steps, key=lambda p: int(p.name))
     abstract = jax.eval_shape(lambda: init_state(model_config, train_config))
     template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), _tree(abstract))
     try:
-        stored = ocp.metadata(newest)
+        stored = ocp.metadata(str(newest))
         _check_shapes(newest, stored.metadata, template)
-        tree = ocp.load(newest, template)
+        tree = ocp.load(str(newest), template)
     except ValueError:
         raise
     except Exception as error:  # Orbax and tensorstore raise KeyError, FileNotFoundError, their own types ...
         raise ValueError(f"{newest}: unreadable checkpoint ({error})") from error
     state = TrainState(tree["params"], optax.ScaleByAdamState(**tree["opt_state"]), tree["step"])
-    extra = stored.custom_metadata
+    extra: Any = stored.custom_metadata
     learning_rate, best, bad_epochs = extra["plateau"]
     plateau = Plateau(learning_rate, math.inf if best is None else best, bad_epochs)
     return Checkpoint(state, plateau, extra["epoch"], extra["validation_mm"], extra["best_mm"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import tyro
 
@@ -54,12 +55,12 @@ def keep_compiled_programs() -> None:
     import jax
     import platformdirs
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", platformdirs.user_cache_dir("spectral_jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def parse(argv: list[str]):
+def parse(argv: list[str]) -> Any:
     """The command record that `argv` asks for; the words before a leaf command choose the group."""
     commands, prog = COMMANDS, "spectral-jax"
     while argv and isinstance(commands.get(argv[0]), dict):

@@ -57,7 +57,7 @@ TABLE = (
 @functools.cache
 def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of the published state dict, by name."""
-    ours = flatten_dict(jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
+    ours: Any = flatten_dict(jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
     return {name: tuple(ours[path].shape[axis] for axis in axes) for path, name, axes in TABLE}
 
 
@@ -235,7 +235,7 @@ def lightning_from_checkpoint(position: Checkpoint, config: TrainConfig, job_id:
     Lightning knows the plateau rule only: it continues a cosine run at the peak rate.
     """
     epoch, step, plateau = position.epoch, int(position.state.step), position.plateau
-    adam = position.state.opt_state
+    adam: Any = position.state.opt_state
     averages = zip(state_dict_from_params(adam.mu).values(), state_dict_from_params(adam.nu).values(), strict=True)
     count = np.array(adam.count, np.float32)
     moments = {i: {"step": count, "exp_avg": mu, "exp_avg_sq": nu} for i, (mu, nu) in enumerate(averages)}

@@ -177,7 +177,8 @@ class Records(Sequence):
     def __init__(self, path: Path, split: str):
         self._path, self._split = path, split
         try:
-            self._source = tfds.builder_from_directory(path).as_data_source(split)
+            builder: Any = tfds.builder_from_directory(str(path))
+            self._source = builder.as_data_source(split)
         except Exception as error:  # TFDS, array_record and protobuf each raise their own
             raise ValueError(f"{path}: not a prepared dataset, split {split} is unreadable ({error})") from error
 

@@ -56,21 +56,33 @@ class ModelConfig:
 
 
 class Conv(nn.Module):
-    """Convolution along frequency with zero padding, as one matrix product over the shifted inputs."""
+    """Convolution along frequency with zero padding, as one matrix product and shifts.
+
+    Channels lead and frequency ends, so that neither this product nor the pooling one pays for a transpose. Inputs are
+    shifted where they have fewer channels, products where those do: the narrow side is the cheap one to copy.
+    """
 
     features: int
     size: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "chan batch freq"]) -> Float[Array, "out batch freq"]:
-        """Channels lead and frequency ends, so neither this product nor the pooling one pays for a transpose."""
+        """The convolved channels."""
         chan, freq = x.shape[0], x.shape[-1]
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (self.size, chan, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         half = self.size // 2
-        padded = jnp.pad(x, ((0, 0), (0, 0), (half, half)))
-        shifted = jnp.concatenate([padded[..., i : i + freq] for i in range(self.size)])
-        return jnp.einsum("io,ibf->obf", kernel.reshape(-1, self.features), shifted) + bias[:, None, None]
+
+        def shifted(x, tap):
+            return jnp.pad(x, ((0, 0), (0, 0), (half, half)))[..., tap : tap + freq]
+
+        if chan <= self.features:
+            taps = jnp.concatenate([shifted(x, tap) for tap in range(self.size)])
+            y = jnp.einsum("io,ibf->obf", kernel.reshape(-1, self.features), taps)
+        else:
+            products = jnp.einsum("tio,ibf->tobf", kernel, x)
+            y = sum(shifted(product, tap) for tap, product in enumerate(products))
+        return y + bias[:, None, None]
 
 
 class SpectralAutoencoder(nn.Module):

@@ -72,11 +72,14 @@ def save_release(path: str | Path, run: Run) -> None:
         "connectivity": run.basis.fingerprint,
         "versions": {"spectral_jax": spectral_jax.__version__} | {n: importlib.metadata.version(n) for n in names},
     }
-    arrays = {name: np.ascontiguousarray(value) for name, value in flatten_dict(run.params, sep="/").items()}
+    arrays: dict[str, Any] = {
+        name: np.ascontiguousarray(value) for name, value in flatten_dict(run.params, sep="/").items()
+    }
     arrays[MARK] = mark(run.basis, run.config.model.modes)
     if path.suffix == ".npz":
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays, **{METADATA: np.array(json.dumps(record))})
+        members: dict[str, Any] = {**arrays, METADATA: np.array(json.dumps(record))}
+        np.savez(buffer, **members)
         content = buffer.getvalue()
     elif path.suffix == ".safetensors":
         content = _safetensors(path).numpy.save(arrays, {METADATA: json.dumps(record)})
@@ -153,7 +156,7 @@ def _check_basis(path: Path, release: Release, basis: SpectralBasis) -> None:
         )
     if basis.num_modes < modes:
         raise ValueError(f"{path}: the network has {modes} modes, the basis only {basis.num_modes}")
-    different = np.abs(mark(basis, modes) - release.mark).max(axis=0) > 0.05
+    different = np.abs(mark(basis, modes) - release.mark).max(axis=0) > 0.05  # see `mark`
     if different.any():
         raise ValueError(
             f"{path}: trained on another basis of this connectivity ({different.sum()} of {modes} modes differ, the "
@@ -179,7 +182,7 @@ def _options(kind: type, given: Any) -> Any:
 def _offenders(arrays: dict[str, np.ndarray], model: ModelConfig) -> list[str]:
     """Every array that is missing, unexpected, misshapen or not finite."""
     shapes = flatten_dict(jax.eval_shape(lambda: init_params(model, jax.random.key(0))), sep="/")
-    wanted = {name: leaf.shape for name, leaf in shapes.items()} | {MARK: (4, model.modes)}
+    wanted = {name: np.shape(leaf) for name, leaf in shapes.items()} | {MARK: (4, model.modes)}
     offenders = [f"{name} {wanted[name]} is missing" for name in sorted(wanted.keys() - arrays.keys())]
     offenders += [f"{name} {arrays[name].shape} is unexpected" for name in sorted(arrays.keys() - wanted.keys())]
     for name in sorted(wanted.keys() & arrays.keys()):

@@ -51,16 +51,16 @@ class TorchSpectralAutoencoder(nn.Module):
     def encode(self, coefficients: Float[Tensor, "batch freq 3"]) -> Float[Tensor, "batch latent"]:
         """Latents of coefficients."""
         x = coefficients.transpose(1, 2)
-        convs, activations = self.encoder_features[::2], self.encoder_features[1::2]
-        for conv, activation, pooling in zip(convs, activations, self.downsampling_mats, strict=True):
+        layers = list(self.encoder_features)
+        for conv, activation, pooling in zip(layers[::2], layers[1::2], self.downsampling_mats, strict=True):
             x = activation(conv(x)) @ pooling
         return self.encoder_linear(x.flatten(1))
 
     def decode(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch freq 3"]:
         """Coefficients of latents."""
         x = self.decoder_linear(latents).unflatten(1, (CHANNELS[-1], POOLED[-1]))
-        convs, activations = self.decoder_features[::2], self.decoder_features[1::2]
-        for conv, activation, pooling in zip(convs, activations, self.upsampling_mats, strict=True):
+        layers = list(self.decoder_features)
+        for conv, activation, pooling in zip(layers[::2], layers[1::2], self.upsampling_mats, strict=True):
             x = activation(conv(x @ pooling))
         return self.last_conv(x).transpose(1, 2)
 

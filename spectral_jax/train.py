@@ -56,10 +56,10 @@ class TrainConfig:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that a step changes: parameters, Adam's moments and the number of steps taken, int32."""
+    """All that a step changes: parameters, Adam's moments (optax.ScaleByAdamState), number of steps taken (int32)."""
 
     params: Any
-    opt_state: optax.OptState
+    opt_state: Any
     step: Any
 
 
@@ -79,7 +79,10 @@ class Progress(NamedTuple):
 def init_state(model_config: ModelConfig, config: TrainConfig) -> TrainState:
     """The state before the first step, from the seed alone."""
     params = init_params(model_config, jax.random.key(config.seed))
-    return TrainState(params, optax.scale_by_adam().init(params), jnp.zeros((), jnp.int32))
+    adam = optax.ScaleByAdamState(
+        jnp.zeros((), jnp.int32), optax.tree.zeros_like(params), optax.tree.zeros_like(params)
+    )
+    return TrainState(params, adam, jnp.zeros((), jnp.int32))
 
 
 def loss_and_gradient(
@@ -94,7 +97,8 @@ def loss_and_gradient(
     """
 
     def loss(params):
-        squared = jnp.square(model.apply({"params": params}, coefficients) - coefficients)
+        decoded: Any = model.apply({"params": params}, coefficients)
+        squared = jnp.square(decoded - coefficients)
         return jnp.mean(squared) if weights is None else jnp.average(squared.mean(axis=(1, 2)), weights=weights)
 
     return jax.value_and_grad(loss)(params)
@@ -159,7 +163,7 @@ def validate(
     """Per mesh: mean vertex error in mm against the original vertices, and mean squared coefficient error."""
 
     def batch_errors(coefficients, vertices):
-        decoded = model.apply({"params": params}, coefficients)
+        decoded: Any = model.apply({"params": params}, coefficients)
         reconstructed = jnp.einsum("vf,bfc->bvc", modes, decoded)
         errors_mm = vertex_errors_mm(reconstructed, vertices).mean(axis=-1)
         return errors_mm, jnp.mean(jnp.square(decoded - coefficients), axis=(1, 2))
@@ -192,7 +196,7 @@ def fit(
     FloatingPointError with the epoch, the loss and the learning rate when the loss is not finite.
     """
     model = SpectralAutoencoder(model_config)
-    state = init_state(model_config, config) if state is None else jax.device_put(state)
+    current = init_state(model_config, config) if state is None else jax.device_put(state)
     plateau = Plateau(config.learning_rate) if plateau is None else plateau
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     train_coefficients, modes, *test = jax.device_put(tuple(data))
@@ -205,7 +209,9 @@ def fit(
         else:
             rates = cosine(config.learning_rate, epoch * steps, steps, config.epochs * steps)
         epoch_key = jax.random.fold_in(key, epoch)
-        state, loss = train_epoch(model, state, train_coefficients, epoch_key, rates, config.batch_size, config.beta2)
+        current, loss = train_epoch(
+            model, current, train_coefficients, epoch_key, rates, config.batch_size, config.beta2
+        )
         loss = float(loss)
         if not np.isfinite(loss):
             raise FloatingPointError(f"loss {loss} in epoch {epoch + 1} at learning rate {rates[0]:.3g}")
@@ -218,11 +224,11 @@ def fit(
         }
         due = (epoch + 1) % config.validate_every == 0
         if due or epoch + 1 == config.epochs:
-            errors_mm, spectral = jax.device_get(validate(model, state.params, modes, *test))
+            errors_mm, spectral = jax.device_get(validate(model, current.params, modes, *test))
             figures["spectral_validation_loss"] = float(np.mean(spectral, dtype=np.float64))
             figures["spatial_validation_loss"] = float(np.mean(errors_mm, dtype=np.float64))
         if due:  # the plateau rule sees no validation that a longer run would not have made
             validation_mm = figures["spatial_validation_loss"]
         if validation_mm is not None:
             plateau = step_plateau(plateau, validation_mm)
-        yield Progress(epoch + 1, state, plateau, validation_mm, figures)
+        yield Progress(epoch + 1, current, plateau, validation_mm, figures)

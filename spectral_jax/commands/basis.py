@@ -83,31 +83,33 @@ class BasisAlign:
     def __call__(self) -> None:
         from spectral_jax import align, basis
 
-        if (self.reference is None) == (self.data is None):
+        if bool(self.reference) == bool(self.data):
             raise ValueError("give either --reference or --data")
         if self.meshes < 1:
             raise ValueError(f"--meshes must be at least 1, not {self.meshes}")
         if self.out.exists() and not self.overwrite:
             raise ValueError(f"{self.out} exists already; --overwrite replaces it")
         loaded = basis.load(self.file)
-        if self.reference:
-            aligned, report = align.align(loaded, basis.load(self.reference))
+        if self.data:
+            aligned, report = align.signs_from_data(loaded, *self._samples(loaded, self.data))
         else:
-            aligned, report = align.signs_from_data(loaded, *self._samples(loaded))
+            aligned, report = align.align(loaded, basis.load(self.reference))
         basis.save(self.out, aligned)
         print(f"{self.out}: {align.describe(report)}")
 
-    def _samples(self, loaded):
+    def _samples(self, loaded, source: str):
         """Vertices and coefficients of the dataset's meshes."""
         import numpy as np
 
-        data = open_data(self.data)
+        data = open_data(source)
         if data.basis.fingerprint != loaded.fingerprint:
             raise ValueError(
                 f"{self.file} is for {loaded.num_vertices} vertices of connectivity {loaded.fingerprint[:12]}, "
                 f"{data.path} has {data.basis.num_vertices} of {data.basis.fingerprint[:12]}"
             )
-        records = data.splits["test"]
+        records = data.splits.get("test", ())
+        if not len(records) or records[0].vertices is None:
+            raise ValueError(f"{data.path}: no test split with vertices to compare")
         chosen = np.unique(np.linspace(0, len(records) - 1, self.meshes).astype(int)).tolist()
         examples = [records[i] for i in track(chosen, "reading test")]
         return np.stack([e.vertices for e in examples]), np.stack([e.coefficients for e in examples])

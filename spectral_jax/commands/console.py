@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.progress import track as rich_track
@@ -10,6 +10,6 @@ from rich.progress import track as rich_track
 console = Console(stderr=True)
 
 
-def track(iterable: Iterable, description: str) -> Iterator:
-    """Iterate with a rich progress bar."""
+def track(iterable: Iterable, description: str) -> Iterable:
+    """The same iterable with a rich progress bar."""
     return rich_track(iterable, description, console=console, transient=True, disable=not console.is_terminal)

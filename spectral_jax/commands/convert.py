@@ -42,6 +42,8 @@ class Convert:
         exporting = self.source.is_dir()
         self._check(exporting)
         data = open_data(self.data) if self.data else None
+        if self.verify and data and ("test" not in data.splits or data.splits["test"][0].vertices is None):
+            raise ValueError(f"{data.path}: no test split with original vertices to compare on")
         if exporting:
             meshes = self._meshes(self.source, data) if self.verify else None
             convert.export_checkpoint(self.source, self.target)
@@ -107,7 +109,7 @@ class Convert:
         return (coefficients, modes, vertices), f"{len(chosen)} meshes of {self.data}"
 
     def _verify(self, folder: Path, file: Path, meshes: tuple, described: str) -> None:
-        """Compare the run folder and the checkpoint file as they lie on the disk."""
+        """Compare the run folder and the checkpoint file as they are on disk."""
         from spectral_jax import checkpoint, run, torch_file, verify
 
         config = run.load_config(folder)

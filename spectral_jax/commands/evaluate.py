@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Eval:
         print_summary(summary, loaded, data.path, self.split)
         if self.json:
             self.json.parent.mkdir(parents=True, exist_ok=True)
-            self.json.write_text(json.dumps(summary._asdict(), indent=1) + "\n")
+            self.json.write_text(json.dumps(dataclasses.asdict(summary), indent=1) + "\n")
 
 
 def print_summary(summary, run, data_path: Path, split: str) -> None:
@@ -52,8 +53,8 @@ def print_summary(summary, run, data_path: Path, split: str) -> None:
     table = Table(title=f"{run.path} (epoch {run.epoch}) on {data_path}, {split} split, {summary.count:,} meshes")
     for name in ("mm", "mean", "median", "std", "min", "max"):
         table.add_column(name, justify="left" if name == "mm" else "right")
-    statistics = [f"{value:.2f}" for value in summary[:5]]
-    table.add_row(f"network, latent {run.config.model.latent_size}", *statistics, style="bold")
+    statistics = (summary.mean_mm, summary.median_mm, summary.std_mm, summary.min_mm, summary.max_mm)
+    table.add_row(f"network, latent {run.config.model.latent_size}", *(f"{mm:.2f}" for mm in statistics), style="bold")
     table.add_row(f"PCA, {run.config.model.latent_size} components", f"{summary.pca_mm:.2f}")
     table.add_row("mean shape", f"{summary.mean_shape_mm:.2f}")
     table.add_row(f"basis alone, {run.config.model.modes:,} modes", f"{summary.truncation_mm:.2f}")

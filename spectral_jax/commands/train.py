@@ -20,7 +20,7 @@ from spectral_jax.train import Schedule, TrainConfig
 
 DEMO_RUN = Path("runs/demo")
 # The short recipe of the demo; the published one is the default of `train`.
-DEMO_TRAINING = TrainConfig(epochs=40, batch_size=16, learning_rate=1e-3, schedule="cosine", validate_every=5)
+DEMO_TRAINING = TrainConfig(epochs=28, learning_rate=2e-3, beta2=0.95, schedule="cosine", validate_every=4)
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,8 @@ def read_fit_data(data, config):
         raise ValueError(f"batch size {config.train.batch_size} is larger than the train split, {count} meshes")
     train_split = dataset.read_split(data, "train", modes, track)
     test_split = dataset.read_split(data, "test", modes, track)
+    if test_split.vertices is None:
+        raise ValueError(f"{data.path}: the test split has no original vertices to validate against")
     return FitData(train_split.coefficients, data.basis.modes[:, :modes], test_split.coefficients, test_split.vertices)
 
 
