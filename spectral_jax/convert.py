@@ -310,12 +310,12 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def import_checkpoint(
-    source: Path, target: Path, infos: Path | None = None, basis: SpectralBasis | None = None
+    source: Path, target: Path, infos: Path | None = None, basis: SpectralBasis | None = None, data: str = ""
 ) -> list[str]:
     """Make the run folder `target` of a published .ckpt or .pth; returns lines that say what was found and assumed.
 
-    Options come from `infos` or the infos.json beside the source. Raises ValueError naming the file that is missing,
-    unreadable or contradicted by the weights, or the target that exists.
+    Options come from `infos` or the infos.json beside the source; `data` names the dataset of the basis. Raises
+    ValueError naming the file that is missing, unreadable or contradicted by the weights, or the target that exists.
     """
     run.check_free(target)
     if not source.is_file():
@@ -367,7 +367,7 @@ def import_checkpoint(
     checkpoint.save(target / "last", progress, None)
     if basis is not None:
         spectral.save(target / run.BASIS_FILE, spectral.truncate(basis, model.modes))
-    run.save_config(target, run.RunConfig(model, train, str(options.get("path", ""))))
+    run.save_config(target, run.RunConfig(model, train, data or str(options.get("path", ""))))
     return lines
 
 

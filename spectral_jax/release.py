@@ -181,8 +181,9 @@ def _options(kind: type, given: Any) -> Any:
 
 def _offenders(arrays: dict[str, np.ndarray], model: ModelConfig) -> list[str]:
     """Every array that is missing, unexpected, misshapen or not finite."""
-    shapes = flatten_dict(jax.eval_shape(lambda: init_params(model, jax.random.key(0))), sep="/")
-    wanted = {name: np.shape(leaf) for name, leaf in shapes.items()} | {MARK: (4, model.modes)}
+    leaves = jax.tree.leaves_with_path(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
+    wanted = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+    wanted[MARK] = (4, model.modes)
     offenders = [f"{name} {wanted[name]} is missing" for name in sorted(wanted.keys() - arrays.keys())]
     offenders += [f"{name} {arrays[name].shape} is unexpected" for name in sorted(arrays.keys() - wanted.keys())]
     for name in sorted(wanted.keys() & arrays.keys()):

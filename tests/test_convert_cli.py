@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectral_jax import convert, dataset, run, torch_file, upstream
+from spectral_jax import convert, dataset, run, torch_file, upstream, verify
 from spectral_jax.cli import main
 from spectral_jax.logs import read_log
 
@@ -121,12 +122,19 @@ def faulty(monkeypatch):
     monkeypatch.setattr(convert, "params_from_state_dict", wrong)
 
 
-def test_verify_of_a_faulty_conversion_is_exit_code_1(tmp_path, capsys, no_torch, faulty):
+def test_verify_of_a_faulty_conversion_is_exit_code_1(tmp_path, capsys, monkeypatch, no_torch, faulty):
+    finite = verify.Row("latents", "float32/64", 1e-9, 1e-9, 2e-5, True)
+    spoilt = verify.Row("loss", "float32/64", math.nan, math.nan, 2e-5, False)
+    monkeypatch.setattr(verify, "verify_precision", lambda *args: [finite, spoilt])
     report = tmp_path / "verify.json"
-    arguments = ["convert", CHECKPOINT, str(tmp_path / "run"), "--data", DATA, "--verify", "--json", str(report)]
-    assert main(arguments) == 1
-    assert "1 of 22 comparisons failed" in capsys.readouterr().out
-    assert not json.loads(report.read_text())["passed"]
+    assert main(["convert", CHECKPOINT, str(tmp_path / "run"), "--verify", "--json", str(report)]) == 1
+    printed = capsys.readouterr().out
+    assert "2 of 3 comparisons failed" in printed
+    assert printed.count("FAIL") == 2
+    record = json.loads(report.read_text())
+    assert [row["passed"] for row in record["rows"]] == [False, True, False]
+    assert record["rows"][2]["max_abs"] is record["rows"][2]["max_rel"] is None
+    assert not record["passed"]
 
 
 def test_verify_with_torch(imported, tmp_path, capsys):

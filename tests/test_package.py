@@ -34,13 +34,25 @@ def test_wheel_holds_the_assets_and_works_outside_the_checkout(tmp_path):
     for name in tracked:  # a copy: building in the checkout would leave files in it
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        tmp_path,
+        source,
+    ]
     subprocess.run(command, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as file:
         file.extractall(tmp_path / "site")
     code = (
-        "import spectral_jax; from spectral_jax.body import demo_body_path, load_body; from spectral_jax.cli import main\n"
+        "import spectral_jax; from spectral_jax.body import demo_body_path, load_body\n"
+        "from spectral_jax.cli import main\n"
         "print(spectral_jax.__file__, load_body(demo_body_path(1229)).num_vertices, demo_body_path(12272).exists())\n"
         "raise SystemExit(main(['--help']))"
     )

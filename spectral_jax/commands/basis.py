@@ -71,9 +71,9 @@ class BasisAlign:
     """The .npz file of the basis; with a few more modes than wanted, a repeated eigenvalue at the end is whole."""
     out: Path
     """The .npz file to write."""
-    reference: Path | None = None
+    reference: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """The .npz file of the other basis."""
-    data: str | None = None
+    data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
     """Instead of a reference: a dataset whose test split has vertices, and their coefficients in that basis."""
     meshes: int = 64
     """How many meshes of the dataset to compare, spread over the split."""
@@ -90,10 +90,10 @@ class BasisAlign:
         if self.out.exists() and not self.overwrite:
             raise ValueError(f"{self.out} exists already; --overwrite replaces it")
         loaded = basis.load(self.file)
-        if self.data:
-            aligned, report = align.signs_from_data(loaded, *self._samples(loaded, self.data))
-        else:
+        if self.reference:
             aligned, report = align.align(loaded, basis.load(self.reference))
+        else:
+            aligned, report = align.signs_from_data(loaded, *self._samples(loaded, str(self.data)))
         basis.save(self.out, aligned)
         print(f"{self.out}: {align.describe(report)}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spectral_jax.commands.console import console
-from spectral_jax.commands.dataset import open_data
+from spectral_jax.commands.dataset import data_source, open_data
 
 
 @dataclass(frozen=True)
@@ -75,14 +74,11 @@ class Convert:
 
     def _import(self, data) -> None:
         """Make the run folder; given data, it evaluates and continues on them."""
-        from spectral_jax import basis, convert, run
+        from spectral_jax import convert
 
-        for line in convert.import_checkpoint(self.source, self.target, self.infos, data and data.basis):
+        basis, source = (data.basis, data_source(self.data, data)) if data else (None, "")
+        for line in convert.import_checkpoint(self.source, self.target, self.infos, basis, source):
             print(line)
-        if data:
-            config = run.load_config(self.target)
-            basis.save(self.target / run.BASIS_FILE, basis.truncate(data.basis, config.model.modes))
-            run.save_config(self.target, dataclasses.replace(config, data=self.data))
         print(f"{self.target}: run folder")
 
     def _meshes(self, folder: Path, data) -> tuple[tuple, str]:

@@ -70,7 +70,8 @@ class DatasetInfo:
 
     def __call__(self) -> None:
         data = open_data(self.data)
-        table = Table(title=f"{data.path}: {data.basis.num_vertices:,} vertices, {data.basis.num_modes:,} modes")
+        Console().print(f"{data.path}: {data.basis.num_vertices:,} vertices, {data.basis.num_modes:,} modes")
+        table = Table()
         table.add_column("split")
         table.add_column("meshes", justify="right")
         table.add_column("identities", justify="right")
@@ -87,6 +88,11 @@ def open_data(source: str):
         ensure_demo_data()
         source = str(DEMO_DATA)
     return upstream.open_upstream(Path(source)) if upstream.is_upstream(Path(source)) else dataset.open_data(source)
+
+
+def data_source(source: str, data) -> str:
+    """How a run remembers a DATA argument: the word demo, or the folder wherever it is used from."""
+    return source if source == "demo" else str(data.path.resolve())
 
 
 def ensure_demo_data(overwrite: bool = False) -> None:

@@ -13,14 +13,14 @@ import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from spectral_jax.commands.console import console, track
-from spectral_jax.commands.dataset import ensure_demo_data, open_data
+from spectral_jax.commands.dataset import data_source, ensure_demo_data, open_data
 from spectral_jax.commands.evaluate import Eval
 from spectral_jax.model import Activation, ModelConfig
 from spectral_jax.train import Schedule, TrainConfig
 
 DEMO_RUN = Path("runs/demo")
 # The short recipe of the demo; the published one is the default of `train`.
-DEMO_TRAINING = TrainConfig(epochs=28, learning_rate=2e-3, beta2=0.95, schedule="cosine", validate_every=4)
+DEMO_TRAINING = TrainConfig(epochs=27, learning_rate=2e-3, beta2=0.95, schedule="cosine", validate_every=3)
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,9 @@ class Train:
         if not self.resume:
             run.check_free(folder, self.overwrite)
         data = open_data(self.data)
-        source = self.data if self.data == "demo" else str(data.path.resolve())
         if self.modes is None:
             model = dataclasses.replace(model, modes=min(model.modes, data.basis.num_modes))
-        config = run.RunConfig(model, training, source)
+        config = run.RunConfig(model, training, data_source(self.data, data))
         if self.resume:
             check_continues(folder, config)
             run.check_basis(folder, data.basis, f"that of {data.path}")
