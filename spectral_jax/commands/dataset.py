@@ -70,7 +70,7 @@ class DatasetInfo:
 
     def __call__(self) -> None:
         data = open_data(self.data)
-        Console().print(f"{data.path}: {data.basis.num_vertices:,} vertices, {data.basis.num_modes:,} modes")
+        print(f"{data.path}: {data.basis.num_vertices:,} vertices, {data.basis.num_modes:,} modes")
         table = Table()
         table.add_column("split")
         table.add_column("meshes", justify="right")
