@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from spectral_jax import gestures
+from spectral_jax import anatomy, gestures
 
 NUM_POSES, NUM_BETAS = 156, 16
 KINDS = tuple(gestures.FAMILIES)
@@ -71,7 +71,7 @@ def synthesise(
     if kind not in KINDS:
         raise ValueError(f"no motion {kind!r}: there are {', '.join(KINDS)}")
     rng = np.random.default_rng(np.random.SeedSequence(seed))
-    return gestures.joint_rotations(gestures.draw(kind, np.arange(num_frames) / framerate, rng))
+    return anatomy.joint_rotations(gestures.draw(kind, np.arange(num_frames) / framerate, rng))
 
 
 def demo_subjects(num_subjects: int, seed: int) -> list[tuple[str, str, Float[np.ndarray, "16"]]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectral_jax import align, convert, dataset, evaluate, run, upstream
+from spectral_jax import align, dataset, evaluate, run, upstream
 from spectral_jax import basis as spectral
 from spectral_jax.basis import SpectralBasis
 from spectral_jax.cli import main
@@ -194,7 +194,7 @@ def test_command(data, tmp_path, capsys):
 def test_a_converted_checkpoint_on_another_basis_is_suspected(data, tmp_path, capsys):
     other, _ = flipped(data.basis)
     signs = np.sign((np.asarray(other.modes) * np.asarray(data.basis.modes)).sum(axis=0))[:, None]
-    convert.import_checkpoint(TINY / "last.ckpt", tmp_path / "run", basis=other)
+    lightning.import_checkpoint(TINY / "last.ckpt", tmp_path / "run", basis=other)
     converted = run.load_run(tmp_path / "run")
     for name, basis, factor in (("right", data.basis, 1), ("wrong", other, signs)):
         loaded = dataclasses.replace(converted, basis=basis)

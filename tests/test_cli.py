@@ -199,3 +199,14 @@ def flatten(tree):
     import jax
 
     return jax.tree.leaves(tree)
+
+
+@pytest.mark.slow
+def test_the_demo_ends_below_pca(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 0
+    assert main(["eval", "runs/demo", "--json", "eval.json"]) == 0
+    figures = json.loads((tmp_path / "eval.json").read_text())
+    assert figures["truncation_mm"] < figures["mean_mm"] < figures["pca_mm"] < figures["mean_shape_mm"]
+    assert main(["demo"]) == 0  # again: nothing is built or trained twice
+    assert len(read_log("runs/demo")) == run.load_config("runs/demo").train.epochs

@@ -13,17 +13,14 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from spectral_jax import checkpoint, run, torch_file
-from spectral_jax.convert import (
-    TABLE,
+from spectral_jax.convert import TABLE, infer_config, params_from_state_dict, state_dict_from_params
+from spectral_jax.lightning import (
     checkpoint_from_lightning,
     config_from_infos,
     export_checkpoint,
     import_checkpoint,
-    infer_config,
     infos_from_config,
     lightning_from_checkpoint,
-    params_from_state_dict,
-    state_dict_from_params,
 )
 from spectral_jax.model import ModelConfig, SpectralAutoencoder, init_params
 from spectral_jax.schedule import Plateau

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectral_jax import convert, dataset, run, torch_file, upstream, verify
+from spectral_jax import dataset, lightning, run, torch_file, upstream, verify
 from spectral_jax.cli import main
 from spectral_jax.logs import read_log
 
@@ -112,14 +112,14 @@ def test_verify_without_torch_checks_what_it_can(tmp_path, capsys, no_torch):
 @pytest.fixture
 def faulty(monkeypatch):
     """A converter that gets one kernel wrong."""
-    honest = convert.params_from_state_dict
+    honest = lightning.params_from_state_dict
 
     def wrong(state_dict, config):
         params = honest(state_dict, config)
         params["decoder_conv_0"]["kernel"] += np.float32(1e-3)
         return params
 
-    monkeypatch.setattr(convert, "params_from_state_dict", wrong)
+    monkeypatch.setattr(lightning, "params_from_state_dict", wrong)
 
 
 def test_verify_of_a_faulty_conversion_is_exit_code_1(tmp_path, capsys, monkeypatch, no_torch, faulty):

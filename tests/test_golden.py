@@ -12,12 +12,8 @@ import numpy as np
 import pytest
 
 from spectral_jax import torch_file
-from spectral_jax.convert import (
-    checkpoint_from_lightning,
-    infer_config,
-    params_from_state_dict,
-    state_dict_from_params,
-)
+from spectral_jax.convert import infer_config, params_from_state_dict, state_dict_from_params
+from spectral_jax.lightning import checkpoint_from_lightning
 from spectral_jax.metrics import summarise
 from spectral_jax.model import SpectralAutoencoder
 from spectral_jax.train import TrainState, loss_and_gradient, train_step, validate

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from spectral_jax import gestures
+from spectral_jax import anatomy
 from spectral_jax.body import demo_body_path, load_body
 from spectral_jax.motion import (
     KINDS,
@@ -38,7 +38,7 @@ def skeleton():
 def rest_angles(frames=2):
     return {
         name: np.full((frames, 1 if name.startswith(("spine", "head")) else 2), rest)
-        for name, (rest, _, _) in gestures.ANGLES.items()
+        for name, (rest, _, _) in anatomy.ANGLES.items()
     }
 
 
@@ -46,7 +46,7 @@ def posed_with(skeleton, **changes):
     angles = rest_angles()
     for name, value in changes.items():
         angles[name][1] = value
-    return skeleton(gestures.joint_rotations(angles))
+    return skeleton(anatomy.joint_rotations(angles))
 
 
 def amass(**changes):
@@ -161,7 +161,7 @@ def test_angles_move_what_they_name(skeleton):
 
 
 def test_motion_is_mirrored(skeleton):
-    joints = skeleton(gestures.joint_rotations(rest_angles()))[0, :, :3, 3]
+    joints = skeleton(anatomy.joint_rotations(rest_angles()))[0, :, :3, 3]
     for left, right in (KNEES, ANKLES, ELBOWS, WRISTS, MIDDLES):
         np.testing.assert_allclose(joints[left], joints[right] * [-1, 1, 1], atol=0.02)
 

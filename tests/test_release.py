@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from spectral_jax import convert, release, run, upstream
+from spectral_jax import lightning, release, run, upstream
 from spectral_jax.basis import SpectralBasis
 from spectral_jax.cli import main
 
@@ -24,7 +24,7 @@ def basis():
 def original(basis, tmp_path_factory):
     """The run folder of the published checkpoint."""
     folder = tmp_path_factory.mktemp("runs") / "original"
-    convert.import_checkpoint(TINY / "last.ckpt", folder, basis=basis)
+    lightning.import_checkpoint(TINY / "last.ckpt", folder, basis=basis)
     return folder
 
 

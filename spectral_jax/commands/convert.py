@@ -36,7 +36,7 @@ class Convert:
     """How many meshes to compare on."""
 
     def __call__(self) -> None:
-        from spectral_jax import convert
+        from spectral_jax import lightning
 
         exporting = self.source.is_dir()
         self._check(exporting)
@@ -45,7 +45,7 @@ class Convert:
             raise ValueError(f"{data.path}: no test split with original vertices to compare on")
         if exporting:
             meshes = self._meshes(self.source, data) if self.verify else None
-            convert.export_checkpoint(self.source, self.target)
+            lightning.export_checkpoint(self.source, self.target)
             print(f"{self.target}: checkpoint for PyTorch, its options in {self.target.with_name('infos.json')}")
             folder, file = self.source, self.target
         else:
@@ -74,10 +74,10 @@ class Convert:
 
     def _import(self, data) -> None:
         """Make the run folder; given data, it evaluates and continues on them."""
-        from spectral_jax import convert
+        from spectral_jax import lightning
 
         basis, source = (data.basis, data_source(self.data, data)) if data else (None, "")
-        for line in convert.import_checkpoint(self.source, self.target, self.infos, basis, source):
+        for line in lightning.import_checkpoint(self.source, self.target, self.infos, basis, source):
             print(line)
         print(f"{self.target}: run folder")
 

@@ -35,7 +35,10 @@ class Eval:
         from spectral_jax import dataset, evaluate, run
 
         loaded = run.load_run(self.run, self.checkpoint)
-        data = open_data(self.data or loaded.config.data)
+        source = self.data or loaded.config.data
+        if not source:
+            raise ValueError(f"{self.run} does not know its dataset: name it with --data")
+        data = open_data(source)
         num_modes = loaded.config.model.modes
         train_split = dataset.read_split(data, "train", num_modes, track)
         split = train_split if self.split == "train" else dataset.read_split(data, self.split, num_modes, track)

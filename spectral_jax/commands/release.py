@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from spectral_jax.commands.dataset import open_data
+from spectral_jax.commands.dataset import data_source, open_data
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ImportRelease:
         from spectral_jax import release
 
         data = open_data(self.data) if self.data else None
-        source = "" if data is None else self.data if self.data == "demo" else str(data.path.resolve())
+        source = data_source(self.data, data) if data and self.data else ""
         imported = release.import_release(self.file, self.run, data and data.basis, source)
         model = imported.model
         print(f"{self.run}: epoch {imported.epoch}, {model.modes:,} modes, latent size {model.latent_size}")
