@@ -20,7 +20,7 @@ from spectral_jax.train import Schedule, TrainConfig
 
 DEMO_RUN = Path("runs/demo")
 # The short recipe of the demo; the published one is the default of `train`.
-DEMO_TRAINING = TrainConfig(epochs=27, learning_rate=3e-3, beta2=0.95, schedule="cosine", validate_every=3)
+DEMO_TRAINING = TrainConfig(epochs=24, learning_rate=3e-3, beta2=0.95, schedule="cosine", validate_every=3)
 
 
 @dataclass(frozen=True)
