@@ -150,6 +150,44 @@ def test_verify_with_torch(imported, tmp_path, capsys):
     assert "all 43 comparisons passed" in printed
 
 
+@pytest.mark.parametrize(
+    ("latent_size", "conv_size", "activation"), [(32, 5, "LeakyReLU"), (64, 3, "Tanh"), (16, 1, "Sigmoid")]
+)
+def test_checkpoints_that_torch_saved_convert_and_verify(tmp_path, capsys, latent_size, conv_size, activation):
+    torch = pytest.importorskip("torch")
+    from spectral_jax.model import ModelConfig
+    from spectral_jax.torch_reference import TorchSpectralAutoencoder
+
+    config = ModelConfig(40, latent_size, conv_size, activation)
+    module = TorchSpectralAutoencoder(config)
+    adam = torch.optim.Adam(module.parameters(), lr=2e-3)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, factor=0.99, patience=3)
+    for _ in range(3):
+        adam.zero_grad()
+        module(torch.randn(4, 40, 3)).square().mean().backward()
+        adam.step()
+    scheduler.step(12.5)
+    checkpoint = {
+        "epoch": 1,
+        "global_step": 3,
+        "pytorch-lightning_version": "1.6.0",
+        "state_dict": module.state_dict(),
+        "optimizer_states": [adam.state_dict()],
+        "lr_schedulers": [scheduler.state_dict()],
+    }
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    infos = {"nb_freq": 40, "size_latent": latent_size, "size_conv": conv_size, "activation_func": activation}
+    (tmp_path / "infos.json").write_text(json.dumps(infos))
+    assert main(["convert", str(tmp_path / "last.ckpt"), str(tmp_path / "run"), "--verify", "--meshes", "4"]) == 0
+    assert "all 43 comparisons passed" in capsys.readouterr().out
+    assert run.load_config(tmp_path / "run").model == config
+    line = "1 epochs and 3 steps done, learning rate 0.002"
+    torch.save(module.state_dict(), tmp_path / "weights.pth")
+    assert main(["convert", str(tmp_path / "last.ckpt"), str(tmp_path / "again")]) == 0
+    assert line in capsys.readouterr().out
+    assert main(["convert", str(tmp_path / "weights.pth"), str(tmp_path / "weights")]) == 0
+
+
 def test_verify_with_torch_of_a_faulty_conversion(tmp_path, capsys, faulty):
     pytest.importorskip("torch")
     assert main(["convert", CHECKPOINT, str(tmp_path / "run"), "--data", DATA, "--verify"]) == 1
