@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectral_jax import align, dataset, evaluate, run, upstream
+from spectral_jax import align, dataset, evaluate, lightning, run, upstream
 from spectral_jax import basis as spectral
 from spectral_jax.basis import SpectralBasis
 from spectral_jax.cli import main

@@ -31,7 +31,7 @@ def draw(axes, vertices, faces, colours):
     order = seen[np.argsort(corners[seen, :, 2].mean(axis=1))]
     shaded = np.clip(colours[order] * shade[order, None], 0, 1)
     axes.add_collection(PolyCollection(corners[order, :, :2], facecolors=shaded, edgecolors=shaded, linewidths=0.3))
-    axes.set(xlim=(-0.95, 0.95), ylim=(-1.25, 1.15), aspect="equal")
+    axes.set(xlim=(-0.95, 0.95), ylim=(-1.2, 1.3), aspect="equal")
     axes.axis("off")
 
 
@@ -40,7 +40,7 @@ def main():
     parser.add_argument("run")
     parser.add_argument("data")
     parser.add_argument("picture")
-    parser.add_argument("--meshes", type=int, nargs="*", default=[3, 150, 268, 397, 520, 640])
+    parser.add_argument("--meshes", type=int, nargs="*", default=[102, 160, 212, 305, 424, 555])
     options = parser.parse_args()
 
     run = sj.load_run(options.run)
@@ -56,7 +56,7 @@ def main():
         draw(above, vertices[column], run.basis.faces, np.full((len(run.basis.faces), 3), 0.75))
         error = errors[column][run.basis.faces].mean(axis=1)
         draw(below, rebuilt[column], run.basis.faces, colours(error / LARGEST_MM)[:, :3])
-        below.set_title(f"{errors[column].mean():.1f} mm", fontsize=9, y=-0.02)
+        below.set_title(f"{errors[column].mean():.1f} mm", fontsize=9, y=-0.07)
     scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, LARGEST_MM), colours)
     figure.colorbar(scale, ax=rows, shrink=0.5, label="vertex error (mm)")
     figure.savefig(options.picture, dpi=110)
