@@ -149,11 +149,11 @@ def _torch_values(config: ModelConfig, state_dict, coefficients, modes, vertices
     module = TorchSpectralAutoencoder(config)
     module.load_state_dict({name: torch.tensor(np.asarray(value)) for name, value in state_dict.items()})
     module, inputs = module.to(kind), torch.tensor(coefficients, dtype=kind)
-    seen = {}
+    seen: dict[str, Any] = {}
     for weight in TABLE:
         if weight.name.endswith(".weight"):
             layer = module.get_submodule(weight.name.removesuffix(".weight"))
-            layer.register_forward_pre_hook(lambda _, args, name=weight.path[0]: seen.update({name: args[0]}))
+            layer.register_forward_pre_hook(functools.partial(_keep, seen, weight.path[0]))
     decoded = module(inputs)
     results = {COEFFICIENTS: decoded, LOSS: torch.mean((decoded - inputs) ** 2)}
     results[LOSS].backward()
@@ -162,7 +162,13 @@ def _torch_values(config: ModelConfig, state_dict, coefficients, modes, vertices
         offsets = results[VERTICES] - torch.tensor(vertices, dtype=kind)
         results[ERROR_MM] = 1000 * torch.linalg.norm(offsets, dim=-1).mean(dim=-1)
     seen, results = ({name: x.detach().numpy() for name, x in tensors.items()} for tensors in (seen, results))
-    return _values(seen, results, {name: parameter.grad.numpy() for name, parameter in module.named_parameters()})
+    gradients: dict[str, Any] = {name: parameter.grad for name, parameter in module.named_parameters()}
+    return _values(seen, results, {name: gradient.numpy() for name, gradient in gradients.items()})
+
+
+def _keep(seen: dict[str, Any], name: str, _: Any, arguments: tuple) -> None:
+    """A hook of PyTorch that keeps what a layer is given."""
+    seen[name] = arguments[0]
 
 
 def _values(seen: Mapping[str, Any], results: Mapping[str, Any], gradient: Mapping[str, Any]) -> Values:

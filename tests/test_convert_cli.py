@@ -47,6 +47,7 @@ def test_imported_run_evaluates_to_the_published_figures(imported, tmp_path):
     np.testing.assert_allclose([figures[name] for name in names], expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_imported_run_is_continued_by_train(imported, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(imported, folder)
@@ -150,9 +151,7 @@ def test_verify_with_torch(imported, tmp_path, capsys):
     assert "all 43 comparisons passed" in printed
 
 
-@pytest.mark.parametrize(
-    ("latent_size", "conv_size", "activation"), [(32, 5, "LeakyReLU"), (64, 3, "Tanh"), (16, 1, "Sigmoid")]
-)
+@pytest.mark.parametrize(("latent_size", "conv_size", "activation"), [(32, 5, "LeakyReLU"), (64, 3, "Tanh")])
 def test_checkpoints_that_torch_saved_convert_and_verify(tmp_path, capsys, latent_size, conv_size, activation):
     torch = pytest.importorskip("torch")
     from spectral_jax.model import ModelConfig

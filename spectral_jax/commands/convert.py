@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -76,7 +76,7 @@ class Convert:
         """Make the run folder; given data, it evaluates and continues on them."""
         from spectral_jax import lightning
 
-        basis, source = (data.basis, data_source(self.data, data)) if data else (None, "")
+        basis, source = (data.basis, data_source(self.data, data)) if data and self.data else (None, "")
         for line in lightning.import_checkpoint(self.source, self.target, self.infos, basis, source):
             print(line)
         print(f"{self.target}: run folder")
@@ -110,7 +110,7 @@ class Convert:
 
         config = run.load_config(folder)
         params = checkpoint.restore(folder / "last", config.model, config.train).state.params
-        saved = torch_file.load(file)
+        saved: Any = torch_file.load(file)
         weights = saved.get("state_dict", saved)
         rows = [verify.verify_parameters(weights, params)]
         try:

@@ -49,13 +49,16 @@ class DatasetImport:
     """Replace the folder."""
 
     def __call__(self) -> None:
+        import numpy as np
+
         from spectral_jax import dataset, upstream
         from spectral_jax.mesh import Mesh
 
         if self.out.exists() and not self.overwrite:
             raise ValueError(f"{self.out} exists already; --overwrite replaces it")
         data = upstream.open_upstream(self.data)
-        template = Mesh(data.splits["test"][0].vertices, data.basis.faces)
+        faces = np.asarray(data.basis.faces)
+        template = Mesh(data.splits["test"][0].vertices, faces)
         splits = {name: track(records, f"importing {name}") for name, records in data.splits.items()}
         dataset.write(self.out, data.basis, template, splits, data.metadata["source"], self.overwrite)
         DatasetInfo(str(self.out))()
