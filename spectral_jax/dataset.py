@@ -133,6 +133,8 @@ def write(
     out = Path(out)
     if out.exists() and not overwrite:
         raise ValueError(f"{out} exists already; --overwrite replaces it")
+    if out.exists() and not (out / METADATA_FILE).is_file():
+        raise ValueError(f"{out} is not a prepared dataset ({METADATA_FILE} is missing): not overwritten")
     counts = dict.fromkeys(splits, 0)
     identities: dict[str, dict[str, int]] = {name: {} for name in splits}
 

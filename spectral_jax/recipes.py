@@ -29,7 +29,7 @@ def demo(
     overwrite: bool = False,
     track: Callable[[Iterable, str], Iterable] = dataset.untracked,
 ) -> Path:
-    """Build the demo dataset: free (CC0) bodies in synthetic motion, 12 frames of each sequence, subjects disjoint.
+    """Build the demo dataset: free bodies in synthetic motion, 12 frames of each sequence, subjects disjoint.
 
     The same seed gives the same records. `track` wraps the loops over sequences (a progress bar).
     """

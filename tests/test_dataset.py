@@ -80,6 +80,15 @@ def test_an_existing_folder_is_replaced_only_on_request(sphere, sphere_basis, da
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_folder_that_is_no_dataset_is_never_replaced(sphere, sphere_basis, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    splits = {"train": sphere_examples(sphere, sphere_basis, 3, 1, False)}
+    with pytest.raises(ValueError, match=r"thesis is not a prepared dataset .*: not overwritten"):
+        dataset.write(tmp_path / "thesis", sphere_basis, sphere, splits, {}, overwrite=True)
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_an_interrupted_build_leaves_nothing(sphere, sphere_basis, tmp_path, error):
     def examples():

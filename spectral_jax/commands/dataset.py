@@ -17,7 +17,7 @@ DEMO_DATA = Path("data/demo")
 
 @dataclass(frozen=True)
 class DatasetDemo:
-    """Build the demo dataset: free (CC0) human bodies in synthetic motion, subjects disjoint between the splits."""
+    """Build the demo dataset: free human bodies in synthetic motion, subjects disjoint between the splits."""
 
     out: Path = DEMO_DATA
     """The folder to make."""
