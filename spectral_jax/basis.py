@@ -6,37 +6,42 @@ import io
 import os
 import warnings
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from spectral_jax import mesh
+from spectral_jax import eigen, mesh
 
 if TYPE_CHECKING:
     from spectral_jax.align import AlignmentReport
 
+Operator = Literal["graph", "cotangent"]
+DENSE = 2500  # vertices up to which the dense solver is as fast as the sliced one, or the time does not matter
 REMEDY = "a network only fits the basis it was trained on; `spectral-jax basis align` turns one basis into the other"
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SpectralBasis:
-    """The lowest eigenmodes of the graph Laplacian of one connectivity (paper section 3.1).
+    """The lowest eigenmodes of a Laplacian of one connectivity (paper section 3.1).
 
     Attributes:
-      modes: orthonormal columns, ascending eigenvalue, float32.
+      modes: columns, ascending eigenvalue, float32; orthonormal, with a mass: under the inner product it weights.
       eigenvalues: of the same columns, float64 on the host.
       faces: 0-based vertex indices, int32.
+      mass: area of each vertex over their mean, float32, for the cotangent operator; None for the graph's.
     """
 
     modes: Float[Array | np.ndarray, "vertex freq"]
     eigenvalues: Float[Array | np.ndarray, "freq"]
     faces: Int[Array | np.ndarray, "face 3"]
+    mass: Float[Array | np.ndarray, "vertex"] | None = None
 
     @property
     def num_vertices(self) -> int:
@@ -49,6 +54,11 @@ class SpectralBasis:
         return self.modes.shape[1]
 
     @property
+    def operator(self) -> Operator:
+        """The Laplacian whose modes these are."""
+        return "graph" if self.mass is None else "cotangent"
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the connectivity (see `spectral_jax.mesh.fingerprint`)."""
         return mesh.fingerprint(np.asarray(self.faces), self.num_vertices)
@@ -57,10 +67,11 @@ class SpectralBasis:
 def project(
     basis: SpectralBasis, vertices: Float[Array | np.ndarray, "*batch vertex 3"]
 ) -> Float[Array, "*batch freq 3"]:
-    """Spectral coefficients C = Phi^T X of vertices in metres, at full float32 precision."""
+    """Spectral coefficients C = Phi^T X (with a mass M: Phi^T M X) of vertices in metres, at full float32 precision."""
     if vertices.shape[-2] != basis.num_vertices:
         raise ValueError(f"meshes have {vertices.shape[-2]} vertices, the basis has {basis.num_vertices}")
-    return jnp.einsum("vf,...vc->...fc", basis.modes, vertices, precision="highest")
+    weighted = basis.modes if basis.mass is None else basis.modes * basis.mass[:, None]
+    return jnp.einsum("vf,...vc->...fc", weighted, vertices, precision="highest")
 
 
 def reconstruct(
@@ -76,14 +87,23 @@ def truncate(basis: SpectralBasis, num_modes: int) -> SpectralBasis:
     """The basis of the first `num_modes` modes. Raises ValueError when there are fewer."""
     if not 1 <= num_modes <= basis.num_modes:
         raise ValueError(f"{num_modes} modes asked for, the basis has {basis.num_modes}")
-    return SpectralBasis(basis.modes[:, :num_modes], basis.eigenvalues[:num_modes], basis.faces)
+    return replace(basis, modes=basis.modes[:, :num_modes], eigenvalues=basis.eigenvalues[:num_modes])
 
 
-def compute(faces: Int[np.ndarray, "face 3"], num_vertices: int, num_modes: int | None = None) -> SpectralBasis:
+def compute(
+    faces: Int[np.ndarray, "face 3"],
+    num_vertices: int,
+    num_modes: int | None = None,
+    vertices: Float[np.ndarray, "vertex 3"] | None = None,
+    report: Callable[[int], object] = lambda done: None,
+) -> SpectralBasis:
     """The `num_modes` (default: all) lowest modes of the graph Laplacian of the faces.
 
-    Raises ValueError for faces out of range, isolated vertices or more modes than vertices; warns when the mesh has
-    several components. Each mode's sign is fixed by `orient`, so machines agree wherever an eigenvalue is simple.
+    Given vertices: of the cotangent Laplacian of that shape (intrinsic Delaunay: Sharp and Crane 2020), eigenvalues in
+    1/m^2. Raises ValueError for faces out of range, isolated vertices or more modes than vertices; warns when the mesh
+    has several components. Each mode's sign is fixed by `orient`, so machines agree wherever an eigenvalue is simple.
+    Up to 2,500 vertices the solver is LAPACK's dense one, or the GPU's; above, `spectral_jax.eigen.sliced`, to whose
+    progress `report` listens.
     """
     pairs = mesh.edges(faces, num_vertices)
     isolated = np.setdiff1d(np.arange(num_vertices), pairs)
@@ -95,19 +115,81 @@ def compute(faces: Int[np.ndarray, "face 3"], num_vertices: int, num_modes: int 
     num_modes = num_vertices if num_modes is None else num_modes
     if not 1 <= num_modes <= num_vertices:
         raise ValueError(f"{num_modes} modes asked for, a mesh of {num_vertices} vertices has {num_vertices}")
-    eigenvalues, modes = eigenmodes(mesh.graph_laplacian(pairs, num_vertices), num_modes)
-    return SpectralBasis(orient(modes).astype(np.float32), eigenvalues, np.asarray(faces, np.int32))
+    matrix, mass = mesh.laplacian(faces, num_vertices, vertices)
+    if num_vertices > DENSE:
+        eigenvalues, modes = eigen.sliced(matrix, num_modes, report)
+    elif jax.default_backend() == "gpu":
+        eigenvalues, modes = eigen.dense_on_device(matrix, num_modes)
+    else:
+        eigenvalues, modes = eigen.dense(matrix, num_modes)
+    if mass is not None:
+        modes = modes / np.sqrt(mass)[:, None]
+        mass = mass.astype(np.float32)
+    return SpectralBasis(orient(modes).astype(np.float32), eigenvalues, np.asarray(faces, np.int32), mass)
 
 
-def eigenmodes(laplacian, num_modes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues (freq,) ascending and unit eigenvectors (vertex, freq) of a symmetric sparse matrix, float64."""
-    import scipy.linalg
+def from_modes(
+    modes: Float[np.ndarray, "vertex freq"], faces: Int[np.ndarray, "face 3"], names: tuple[str, str]
+) -> SpectralBasis:
+    """The basis of modes computed elsewhere, eigenvalues as Rayleigh quotients.
 
-    dense = laplacian.toarray()
-    if num_modes > 0.6 * len(dense):  # LAPACK's divide and conquer gives all modes faster than MRRR gives most
-        eigenvalues, modes = scipy.linalg.eigh(dense, driver="evd", overwrite_a=True)
-        return eigenvalues[:num_modes], modes[:, :num_modes]
-    return scipy.linalg.eigh(dense, driver="evr", subset_by_index=(0, num_modes - 1), overwrite_a=True)
+    Raises ValueError unless they are orthonormal modes of the graph Laplacian of the faces; `names` are what it calls
+    the two.
+    """
+    modes = np.asarray(modes, np.float32)
+    try:
+        matrix = mesh.graph_laplacian(mesh.edges(faces, len(modes)), len(modes))
+    except ValueError as error:
+        raise ValueError(f"{names[1]}: {error}") from error
+    eigenvalues, residuals = rayleigh(modes, matrix)
+    deviation = orthonormality_error(modes)
+    if not (deviation < 1e-4 and residuals.max() < 1e-3):
+        raise ValueError(
+            f"{names[0]}: is not the eigenbasis of the graph Laplacian of {names[1]} (orthonormality is off by "
+            f"{deviation:.2g}, at most 1e-4 allowed, mode {residuals.argmax()} by {residuals.max():.2g}, at most 1e-3)"
+        )
+    return SpectralBasis(modes, eigenvalues, faces)
+
+
+def rayleigh(modes: Float[np.ndarray, "vertex freq"], matrix: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Rayleigh quotients (freq,) of unit columns and the norms (freq,) of what is left of matrix @ modes, float64."""
+    eigenvalues, residuals = np.empty((2, modes.shape[1]))
+    for start in range(0, modes.shape[1], 256):  # blocks, for float64 is only needed here
+        block = slice(start, start + 256)
+        phi = modes[:, block].astype(np.float64)
+        image = matrix @ phi
+        eigenvalues[block] = np.einsum("vf,vf->f", phi, image)
+        residuals[block] = np.linalg.norm(image - phi * eigenvalues[block], axis=0)
+    return eigenvalues, residuals
+
+
+class Quality(NamedTuple):
+    """How good a basis is: its worst figures, and where it is not unique."""
+
+    residual: float  # norm of L phi - lambda phi (weighted by the mass), over the largest eigenvalue
+    orthonormality: float  # entry of the Gram matrix minus the identity
+    smallest_gaps: list[tuple[int, float]]  # a mode and how far above the one before it, over the largest eigenvalue
+    repeated: int  # modes nearer than 1e-6 to another: any rotation of them is as good
+
+
+def quality(basis: SpectralBasis, vertices: Float[np.ndarray, "vertex 3"] | None = None) -> Quality:
+    """Residual, orthonormality and gaps of a basis; a cotangent basis needs the vertices of the mesh it was made of."""
+    if basis.mass is not None and vertices is None:
+        raise ValueError("a cotangent basis is checked against the mesh that it was computed from")
+    matrix, mass = mesh.laplacian(np.asarray(basis.faces), basis.num_vertices, None if basis.mass is None else vertices)
+    modes = np.asarray(basis.modes)
+    if mass is not None:
+        modes = modes * np.sqrt(mass)[:, None]
+    eigenvalues = np.asarray(basis.eigenvalues)
+    scale, gaps = max(float(eigenvalues[-1]), np.finfo(np.float64).tiny), np.diff(eigenvalues)
+    gram = 0.0
+    for start in range(0, basis.num_modes, 512):
+        block = modes[:, start : start + 512].T.astype(np.float64) @ modes[:, start:].astype(np.float64)
+        gram = max(gram, float(np.abs(block - np.eye(*block.shape)).max()))
+    near = gaps < 1e-6 * scale
+    smallest = [(int(mode) + 1, float(gaps[mode] / scale)) for mode in np.argsort(gaps, kind="stable")[:5]]
+    repeated = int((np.append(near, False) | np.append(False, near)).sum())
+    return Quality(float(rayleigh(modes, matrix)[1].max()) / scale, gram, smallest, repeated)
 
 
 def orient(modes: Float[np.ndarray, "vertex freq"]) -> Float[np.ndarray, "vertex freq"]:
@@ -136,6 +218,7 @@ def save(path: str | Path, basis: SpectralBasis) -> None:
         eigenvalues=np.asarray(basis.eigenvalues, np.float64),
         faces=np.asarray(basis.faces, np.int32),
         fingerprint=np.array(basis.fingerprint),
+        **({} if basis.mass is None else {"mass": np.asarray(basis.mass, np.float32)}),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -155,26 +238,31 @@ def load(path: str | Path) -> SpectralBasis:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             modes, eigenvalues, faces = file["modes"], file["eigenvalues"], file["faces"]
-            stored = str(file["fingerprint"])
+            stored, mass = str(file["fingerprint"]), file["mass"] if "mass" in file else None
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a spectral basis ({error})") from error
     if modes.ndim != 2 or eigenvalues.shape != modes.shape[1:] or faces.ndim != 2 or faces.shape[1] != 3:
         raise ValueError(
             f"{path}: modes {modes.shape}, eigenvalues {eigenvalues.shape}, faces {faces.shape} do not fit"
         )
-    deviation = orthonormality_error(modes)
+    if mass is not None and not (mass.shape == modes.shape[:1] and (mass > 0).all()):
+        raise ValueError(f"{path}: mass {mass.shape} of {len(modes)} vertices, or not all of it is positive")
+    deviation = orthonormality_error(modes, mass)
     if not deviation < 1e-4:
         raise ValueError(f"{path}: modes are not orthonormal (off by {deviation:.2g}, at most 1e-4 allowed)")
-    basis = SpectralBasis(modes, eigenvalues, faces)
+    basis = SpectralBasis(modes, eigenvalues, faces, mass)
     if basis.fingerprint != stored:
         raise ValueError(f"{path}: its faces have fingerprint {basis.fingerprint[:12]}, it was made for {stored[:12]}")
     return basis
 
 
-def orthonormality_error(modes: Float[np.ndarray, "vertex freq"]) -> float:
+def orthonormality_error(
+    modes: Float[np.ndarray, "vertex freq"], mass: Float[np.ndarray, "vertex"] | None = None
+) -> float:
     """Largest deviation of the Gram matrix of up to 64 modes, spread over the spectrum, from the identity."""
     sample = modes[:, np.unique(np.linspace(0, modes.shape[1] - 1, 64).astype(int))].astype(np.float64)
-    return float(np.abs(sample.T @ sample - np.eye(sample.shape[1])).max())
+    weighted = sample if mass is None else sample * mass[:, None]
+    return float(np.abs(sample.T @ weighted - np.eye(sample.shape[1])).max())
 
 
 def check_same(basis: SpectralBasis, other: SpectralBasis, names: tuple[str, str], tolerance: float = 1e-3) -> None:
@@ -184,6 +272,8 @@ def check_same(basis: SpectralBasis, other: SpectralBasis, names: tuple[str, str
             f"{names[0]} has {basis.num_vertices} vertices and connectivity {basis.fingerprint[:12]}, "
             f"{names[1]} has {other.num_vertices} and {other.fingerprint[:12]}: not the same connectivity"
         )
+    if basis.operator != other.operator:
+        raise ValueError(f"{names[0]} is of the {basis.operator} operator, {names[1]} of the {other.operator} operator")
     shared = min(basis.num_modes, other.num_modes)
     difference = np.abs(np.asarray(basis.modes[:, :shared]) - np.asarray(other.modes[:, :shared])).max(axis=0)
     if difference.max() > tolerance:

@@ -11,8 +11,9 @@ import tyro
 from spectral_jax.commands.basis import BasisAlign, BasisCheck, BasisCompute
 from spectral_jax.commands.console import console
 from spectral_jax.commands.convert import Convert
-from spectral_jax.commands.dataset import DatasetDemo, DatasetImport, DatasetInfo
+from spectral_jax.commands.dataset import DatasetAmass, DatasetDemo, DatasetDfaust, DatasetImport, DatasetMeshes
 from spectral_jax.commands.evaluate import Eval
+from spectral_jax.commands.info import DatasetInfo
 from spectral_jax.commands.release import Export, ImportRelease
 from spectral_jax.commands.train import Demo, Train, stored_options
 
@@ -24,7 +25,14 @@ COMMANDS = {
     "export": Export,
     "import": ImportRelease,
     "basis": {"compute": BasisCompute, "check": BasisCheck, "align": BasisAlign},
-    "dataset": {"demo": DatasetDemo, "import": DatasetImport, "info": DatasetInfo},
+    "dataset": {
+        "demo": DatasetDemo,
+        "amass": DatasetAmass,
+        "dfaust": DatasetDfaust,
+        "meshes": DatasetMeshes,
+        "import": DatasetImport,
+        "info": DatasetInfo,
+    },
 }
 
 

@@ -1,13 +1,9 @@
-"""Prepared datasets: a TFDS builder over array_record (no TensorFlow), and what training sees of one."""
+"""Prepared datasets: array_record files in the format of TensorFlow Datasets, written and read without TensorFlow."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +14,6 @@ from jaxtyping import Float
 
 from spectral_jax import basis as spectral
 from spectral_jax.basis import SpectralBasis
-from spectral_jax.mesh import Mesh, write_mesh
 
 SCHEMA = 1
 BASIS_FILE, MESH_FILE, METADATA_FILE = "basis.npz", "mesh.ply", "metadata.json"
@@ -57,120 +52,6 @@ class Data:
 def untracked(iterable: Iterable, description: str) -> Iterable:
     """The iterable itself: the silent progress bar."""
     return iterable
-
-
-class Folder(tfds.core.Metadata):
-    """The files of a prepared folder that are not records; TFDS writes them before the folder gets its final name."""
-
-    def __init__(self, basis: SpectralBasis, template: Mesh, metadata: dict[str, Any]):
-        self.basis, self.template, self.metadata = basis, template, metadata
-
-    def save_metadata(self, data_dir):
-        folder = Path(data_dir)
-        spectral.save(folder / BASIS_FILE, self.basis)
-        write_mesh(folder / MESH_FILE, self.template)
-        (folder / METADATA_FILE).write_text(json.dumps(self.metadata, indent=1))
-
-    def load_metadata(self, data_dir):
-        self.metadata = json.loads((Path(data_dir) / METADATA_FILE).read_text())
-
-
-class SpectralMeshes(tfds.core.GeneratorBasedBuilder):
-    """TFDS builder of registered meshes as spectral coefficients; records keep the order they are given in."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, *, folder: Folder, splits: Mapping[str, Iterable[Example]], **kwargs):
-        self._folder, self._splits = folder, splits
-        super().__init__(file_format="array_record", **kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        def tensor(*shape):
-            return tfds.features.Tensor(shape=shape, dtype=np.float32, encoding=tfds.features.Encoding.BYTES)
-
-        text = tfds.features.Text
-        features = {
-            "coefficients": tensor(self._folder.basis.num_modes, 3),
-            "vertices": tensor(None, 3),  # no rows in the train split
-            "identity": text(),
-            "dataset": text(),
-            "file": text(),
-            "frame": tfds.features.Scalar(np.int32),
-            "gender": text(),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Registered meshes as coefficients of the eigenmodes of their graph Laplacian.",
-            features=tfds.features.FeaturesDict(features),
-            metadata=self._folder,
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager):
-        return {name: self._generate_examples(examples) for name, examples in self._splits.items()}
-
-    def _generate_examples(self, examples):
-        empty = np.zeros((0, 3), np.float32)
-        for index, example in enumerate(examples):
-            record = example._asdict()
-            record["vertices"] = empty if example.vertices is None else example.vertices
-            yield index, record
-
-
-def write(
-    out: str | Path,
-    basis: SpectralBasis,
-    template: Mesh,
-    splits: Mapping[str, Iterable[Example]],
-    source: dict[str, Any],
-    overwrite: bool = False,
-) -> Path:
-    """Write examples as a prepared folder that holds all that training needs; returns `out`.
-
-    The folder appears under its name only when it is complete. Raises ValueError when it exists (unless `overwrite`)
-    or a split is empty.
-    """
-    out = Path(out)
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists already; --overwrite replaces it")
-    if out.exists() and not (out / METADATA_FILE).is_file():
-        raise ValueError(f"{out} is not a prepared dataset ({METADATA_FILE} is missing): not overwritten")
-    counts = dict.fromkeys(splits, 0)
-    identities: dict[str, dict[str, int]] = {name: {} for name in splits}
-
-    def counted(name: str) -> Iterator[Example]:
-        for example in splits[name]:
-            counts[name] += 1
-            identities[name][example.identity] = identities[name].get(example.identity, 0) + 1
-            yield example
-        if not counts[name]:
-            raise ValueError(f"{out}: the {name} split would be empty")
-
-    metadata = {
-        "schema": SCHEMA,
-        "num_vertices": basis.num_vertices,
-        "num_modes": basis.num_modes,
-        "connectivity": basis.fingerprint,
-        "counts": counts,
-        "identities": identities,
-        "source": source,
-    }
-    staging = out.parent / f".{out.name}.building"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        builder = SpectralMeshes(
-            folder=Folder(basis, template, metadata), splits={name: counted(name) for name in splits}, data_dir=staging
-        )
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself on stdout
-            tfds.disable_progress_bar()
-            builder.download_and_prepare()
-        if out.exists():
-            os.replace(out, staging / "replaced")
-        os.replace(builder.data_dir, out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return out
 
 
 class Records(Sequence):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -49,6 +50,28 @@ def graph_laplacian(edges: Int[np.ndarray, "edge 2"], num_vertices: int) -> scip
     return scipy.sparse.csr_array(scipy.sparse.diags_array(adjacency.sum(axis=1)) - adjacency)
 
 
+def laplacian(
+    faces: Int[np.ndarray, "face 3"], num_vertices: int, vertices: Float[np.ndarray, "vertex 3"] | None = None
+) -> tuple[Any, Float[np.ndarray, "vertex"] | None]:
+    """The symmetric sparse matrix of an operator, M^(-1/2) L M^(-1/2), and M over its mean: None for the graph's."""
+    if vertices is None:
+        return graph_laplacian(edges(faces, num_vertices), num_vertices), None
+    try:
+        import robust_laplacian
+    except ImportError as error:
+        raise ValueError(
+            "--operator cotangent needs robust-laplacian: pip install 'spectral-jax[cotangent]'"
+        ) from error
+    import scipy.sparse
+
+    stiffness, areas = robust_laplacian.mesh_laplacian(np.asarray(vertices, np.float64), np.asarray(faces, np.int64))
+    areas = areas.diagonal()
+    if not (np.isfinite(areas).all() and areas.min() > 0):
+        raise ValueError(f"vertex {int(np.argmin(areas))} has the area {areas.min():.3g}: the mesh is degenerate there")
+    scale = scipy.sparse.diags_array(1 / np.sqrt(areas))
+    return scipy.sparse.csr_array(scale @ stiffness @ scale), areas / areas.mean()
+
+
 def num_components(edges: Int[np.ndarray, "edge 2"], num_vertices: int) -> int:
     """Number of connected components of the graph; an isolated vertex is a component."""
     import scipy.sparse
@@ -75,13 +98,33 @@ def read_mesh(path: str | Path) -> Mesh:
     if not path.is_file():
         raise ValueError(f"{path}: no such mesh file")
     try:
-        loaded = trimesh.load_mesh(path, process=False, maintain_order=True)
-        vertices, faces = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.int32)
+        if path.suffix.lower() == ".obj":
+            vertices, faces = _read_obj(path)
+        else:  # unless told not to, trimesh splits the vertices of a .ply along texture seams and drops unused ones
+            loaded = trimesh.load_mesh(path, process=False, fix_texture=False, skip_materials=True)
+            vertices, faces = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.int32)
     except Exception as error:  # trimesh's readers raise whatever the parser beneath raised
         raise ValueError(f"{path}: not a readable mesh ({error})") from error
     if not len(faces):
         raise ValueError(f"{path}: no triangles among its {len(vertices)} vertices")
     return Mesh(vertices, faces)
+
+
+def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and triangles (polygons as fans) of the v and f lines; trimesh splits, reorders and drops vertices."""
+    vertices, faces = [], []
+    for line in path.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ").splitlines():
+        kind, *words = line.split("#")[0].split() or [""]
+        if kind == "v":
+            x, y, z, *_ = map(float, words)
+            vertices.append((x, y, z))
+        elif kind == "f":
+            numbers = [int(word.split("/")[0]) for word in words]
+            if 0 in numbers:
+                raise ValueError(f"a face names vertex 0, they count from 1: {line}")
+            first, *others = [number - 1 if number > 0 else len(vertices) + number for number in numbers]
+            faces += [(first, a, b) for a, b in itertools.pairwise(others)]
+    return np.array(vertices, np.float32).reshape(-1, 3), np.array(faces, np.int32).reshape(-1, 3)
 
 
 def write_mesh(path: str | Path, mesh: Mesh) -> None:

@@ -1,24 +1,34 @@
-"""How datasets are made: sequences of body motion, posed, normalised and projected in batches."""
+"""How datasets are made: the demo, the published AMASS and DFAUST recipes, and folders of registered meshes."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
+from spectral_jax import amass, basis_files, builder, registrations
 from spectral_jax import basis as spectral
-from spectral_jax import dataset
-from spectral_jax.basis import SpectralBasis
-from spectral_jax.body import Body, demo_body_path, load_body, pose_bodies
+from spectral_jax.amass import Recording
+from spectral_jax.basis import Operator, SpectralBasis
+from spectral_jax.body import Body, demo_body_path, find_bodies, load_body, pose_bodies
+from spectral_jax.builder import Skipped, Source
+from spectral_jax.dataset import Example
 from spectral_jax.mesh import Mesh
 from spectral_jax.motion import read_sequence, write_demo_motions
 
 BATCH = 256
+MODES = 4096  # by default, or as many as there are vertices
 DEMO_SUBJECTS = {"train": 32, "test": 6}
 DEMO_FRAMES = 12
+
+Watch = Callable[[str, int, int, int], None]
 
 
 def demo(
@@ -27,66 +37,250 @@ def demo(
     num_modes: int = 1024,
     seed: int = 0,
     overwrite: bool = False,
-    track: Callable[[Iterable, str], Iterable] = dataset.untracked,
+    watch: Watch = builder.unwatched,
 ) -> Path:
     """Build the demo dataset: free bodies in synthetic motion, 12 frames of each sequence, subjects disjoint.
 
-    The same seed gives the same records. `track` wraps the loops over sequences (a progress bar).
+    The same seed gives the same records.
     """
+    builder.check_free(Path(out), overwrite)
     body = load_body(demo_body_path(num_vertices))
     basis = spectral.compute(body.faces, body.num_vertices, num_modes)
-    rest = pose_bodies(body, np.zeros((1, 156), np.float32), np.zeros((1, 16), np.float32))
     with tempfile.TemporaryDirectory() as folder:
         paths = sorted(write_demo_motions(Path(folder), num_subjects=sum(DEMO_SUBJECTS.values()), seed=seed))
-        subjects = sorted({path.parent.name for path in paths})
-        train = set(subjects[: DEMO_SUBJECTS["train"]])
-        files = {
-            "train": [path for path in paths if path.parent.name in train],
-            "test": [path for path in paths if path.parent.name not in train],
-        }
+        recordings = [Recording(path, path.parent.parent.name, path.parent.name) for path in paths]
+        train = set(sorted({r.identity for r in recordings})[: DEMO_SUBJECTS["train"]])
         splits = {
-            name: posed_examples(body, basis, track(files[name], f"building {name}"), DEMO_FRAMES, name == "test")
-            for name in files
+            "train": [r for r in recordings if r.identity in train],
+            "test": [r for r in recordings if r.identity not in train],
         }
+
+        def frames(count: int) -> list[int]:
+            return np.linspace(0, count, DEMO_FRAMES, endpoint=False).astype(int).tolist()
+
         source = {"recipe": "demo", "seed": seed, "frames_per_sequence": DEMO_FRAMES}
-        return dataset.write(out, basis, Mesh(np.asarray(rest[0]), body.faces), splits, source, overwrite)
+        return _build_bodies(out, {"male": body, "female": body}, basis, splits, frames, source, True, overwrite, watch)
 
 
-def posed_examples(
-    body: Body, basis: SpectralBasis, paths: Iterable[Path], frames_per_sequence: int, keep_vertices: bool
-) -> Iterator[dataset.Example]:
-    """Examples of evenly spaced frames of AMASS-format sequences: posed and projected in fixed batches on the device.
+def published(
+    recipe: Literal["amass", "dfaust"],
+    folder: str | Path,
+    body_folder: str | Path,
+    out: str | Path,
+    num_modes: int | None = None,
+    operator: Operator = "graph",
+    basis_path: str | Path | None = None,
+    allow_missing: bool = False,
+    strict: bool = False,
+    overwrite: bool = False,
+    watch: Watch = builder.unwatched,
+    report: Callable[[int], object] = lambda done: None,
+) -> Path:
+    """Build the published AMASS or DFAUST dataset from AMASS files and SMPL-H bodies of both sexes.
 
-    Files lie in SET/IDENTITY/NAME.npz; pelvis at the origin, root orientation removed, metres.
+    A gender other than female is male. `report` is told how many modes are computed. Raises ValueError for missing
+    sets (unless they may be) and, when strict, for a sequence file that cannot be used, which is else skipped.
     """
-    modes = jax.device_put(basis.modes)
+    builder.check_free(Path(out), overwrite)
+    sets = amass.find_sets(folder)
+    choose = amass.published_splits if recipe == "amass" else amass.dfaust_splits
+    splits = choose(sets, allow_missing)
+    paths = find_bodies(body_folder)
+    bodies = {gender: load_body(paths[gender]) for gender in ("male", "female")}
+    male, female = bodies["male"], bodies["female"]
+    if male.num_vertices != female.num_vertices or not np.array_equal(male.faces, female.faces):
+        raise ValueError(
+            f"{paths['male']} has {male.num_vertices} vertices and {len(male.faces)} faces, {paths['female']} has "
+            f"{female.num_vertices} and {len(female.faces)}, or other faces: not the same connectivity"
+        )
+    rest = _rest_shape(male)
+    basis = _basis(rest, num_modes, operator, basis_path, report)
+    source = {"recipe": recipe, "folder": str(folder), "bodies": builder.file_version([paths["male"], paths["female"]])}
+    return _build_bodies(out, bodies, basis, splits, FRAMES[recipe], source, strict, overwrite, watch)
 
-    @jax.jit
-    def pose_and_project(poses, betas):
-        vertices = pose_bodies(body, poses, betas)
-        return vertices, spectral.project(SpectralBasis(modes, basis.eigenvalues, basis.faces), vertices)
 
-    def flush(rows):
-        poses, betas, origins = zip(*rows, strict=True)
-        pad = [(0, BATCH - len(rows)), (0, 0)]
-        vertices, coefficients = jax.device_get(pose_and_project(np.pad(poses, pad), np.pad(betas, pad)))
-        for i, origin in enumerate(origins):
-            yield dataset.Example(coefficients[i], vertices[i] if keep_vertices else None, **origin)
+def _amass_frames(count: int) -> range:
+    return range(int(0.1 * count), int(0.9 * count), 100)
 
-    rows = []
-    for path in paths:
-        sequence = read_sequence(path)
-        for frame in np.linspace(0, len(sequence.poses), frames_per_sequence, endpoint=False).astype(int):
-            origin = {
-                "identity": path.parent.name,
-                "dataset": path.parent.parent.name,
-                "file": path.name,
-                "frame": int(frame),
-                "gender": sequence.gender,
-            }
-            rows.append((sequence.poses[frame], sequence.betas, origin))
-        while len(rows) >= BATCH:
-            yield from flush(rows[:BATCH])
-            rows = rows[BATCH:]
-    if rows:
-        yield from flush(rows)
+
+FRAMES: dict[str, Callable[[int], Iterable[int]]] = {"amass": _amass_frames, "dfaust": range}
+
+
+def meshes(
+    folder: str | Path,
+    out: str | Path,
+    train: tuple[str, ...] = (),
+    test: tuple[str, ...] = (),
+    fraction: float = 0.2,
+    by: Literal["identity", "mesh"] = "identity",
+    seed: int = 0,
+    template_path: str | Path | None = None,
+    center: Literal["none", "centroid", "box"] = "centroid",
+    scale: float = 1.0,
+    up: Literal["x", "y", "z"] = "y",
+    num_modes: int | None = None,
+    operator: Operator = "graph",
+    basis_path: str | Path | None = None,
+    overwrite: bool = False,
+    watch: Watch = builder.unwatched,
+    report: Callable[[int], object] = lambda done: None,
+) -> Path:
+    """Build a dataset of a folder of registered meshes (see `spectral_jax.registrations` for all it takes).
+
+    Raises ValueError naming the first mesh that does not fit the others.
+    """
+    builder.check_free(Path(out), overwrite)
+    items = registrations.find(folder)
+    parts = registrations.split(items, train, test, fraction, by, seed)
+    raw = registrations.read_template(items, template_path)
+    shape = registrations.normalise(raw.vertices[None], center, scale, up)[0]
+    basis = _basis(Mesh(shape, raw.faces), num_modes, operator, basis_path, report)
+    on_device, project = jax.device_put(basis), jax.jit(spectral.project)
+
+    def source(split: str) -> Source:
+        chosen = parts[split]
+
+        def rows(start: int) -> Iterator[tuple[int, Any]]:
+            for index in range(start, len(chosen)):
+                item = chosen[index]
+                for frame, vertices in registrations.read(item, raw):
+                    labels = (item.identity, Path(folder).name, item.name, frame, "")
+                    yield index, ((registrations.normalise(vertices[None], center, scale, up)[0],), labels)
+
+        size = int(np.clip(3_000_000 // len(shape), 1, BATCH))
+        names = [item.name for item in chosen]
+        version = builder.file_version(sorted({item.path for item in chosen}))
+        return Source(
+            names,
+            lambda start: _examples(rows(start), lambda v: (v, project(on_device, v)), size, split == "test"),
+            version,
+        )
+
+    options = {"center": center, "scale": scale, "up": up, "split_by": by, "unused": len(parts["unused"])}
+    metadata = {"recipe": "meshes", "folder": str(folder), **options}
+    splits = {split: source(split) for split in ("train", "test")}
+    return builder.write(out, basis, Mesh(shape, raw.faces), splits, metadata, overwrite, watch)
+
+
+def _rest_shape(body: Body) -> Mesh:
+    """The body in its rest pose, mean shape."""
+    zeros = np.zeros((1, 156), np.float32), np.zeros((1, 16), np.float32)
+    return Mesh(np.asarray(pose_bodies(body, *zeros)[0]), body.faces)
+
+
+def _basis(
+    shape: Mesh,
+    num_modes: int | None,
+    operator: Operator,
+    path: str | Path | None,
+    report: Callable[[int], object],
+) -> SpectralBasis:
+    """The basis in a file, which must be of this connectivity, or the one of this shape."""
+    count = len(shape.vertices)
+    if path is None:
+        num_modes = min(MODES, count) if num_modes is None else num_modes
+        vertices = shape.vertices if operator == "cotangent" else None
+        return basis_files.cached(shape.faces, count, num_modes, vertices, report)
+    basis = spectral.load(path)
+    template = SpectralBasis(np.empty((count, 0), np.float32), np.empty(0), shape.faces)
+    if basis.fingerprint != template.fingerprint:
+        raise ValueError(
+            f"{path} is for {basis.num_vertices} vertices and connectivity {basis.fingerprint[:12]}, the meshes have "
+            f"{count} and {template.fingerprint[:12]}"
+        )
+    return basis if num_modes is None else spectral.truncate(basis, num_modes)
+
+
+def _build_bodies(
+    out: str | Path,
+    bodies: Mapping[str, Body],
+    basis: SpectralBasis,
+    splits: Mapping[str, Sequence[Recording]],
+    frames: Callable[[int], Iterable[int]],
+    metadata: dict[str, Any],
+    strict: bool,
+    overwrite: bool,
+    watch: Watch,
+) -> Path:
+    """Write the posed bodies of recordings: pelvis at the origin, root orientation removed, metres."""
+    on_device, project = jax.device_put(basis), jax.jit(spectral.project)
+
+    def compute(poses, betas, female):
+        used = [bodies[sex] for sex, some in (("female", female.any()), ("male", not female.all())) if some]
+        vertices = pose_bodies(used[0], poses, betas)
+        if used[0] is not used[-1]:
+            vertices = jax.numpy.where(female[:, None, None], vertices, pose_bodies(used[-1], poses, betas))
+        return vertices, project(on_device, vertices)
+
+    def source(split: str) -> Source:
+        recordings = splits[split]
+
+        def examples(start: int) -> Iterator[tuple[int, Example | Skipped]]:
+            return _examples(_rows(recordings, start, frames, strict), compute, BATCH, split == "test")
+
+        names = [str(Path(r.dataset) / r.identity / r.path.name) for r in recordings]
+        return Source(names, examples, builder.file_version(r.path for r in recordings))
+
+    sources = {split: source(split) for split in splits}
+    return builder.write(out, basis, _rest_shape(bodies["male"]), sources, metadata, overwrite, watch)
+
+
+def _rows(
+    recordings: Sequence[Recording], start: int, frames: Callable[[int], Iterable[int]], strict: bool
+) -> Iterator[tuple[int, Any]]:
+    """Pose, shape and sex of the chosen frames, with their labels; files are read ahead in a thread."""
+
+    def read(recording: Recording):
+        try:
+            return read_sequence(recording.path)
+        except ValueError as error:
+            return error
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead, later = deque(), iter(recordings[start:])
+        for index in range(start, len(recordings)):
+            ahead.extend(pool.submit(read, recording) for recording in islice(later, 4 - len(ahead)))
+            recording, sequence = recordings[index], ahead.popleft().result()
+            if isinstance(sequence, ValueError):
+                if strict:
+                    raise sequence
+                yield index, Skipped(str(sequence))
+                continue
+            female = np.bool_(sequence.gender == "female")
+            for frame in frames(len(sequence.poses)):
+                labels = (recording.identity, recording.dataset, recording.path.name, frame, sequence.gender)
+                yield index, ((sequence.poses[frame], sequence.betas, female), labels)
+
+
+def _examples(
+    rows: Iterable[tuple[int, Any]], compute: Callable[..., Any], size: int, keep_vertices: bool
+) -> Iterator[tuple[int, Example | Skipped]]:
+    """Examples of rows of arrays and labels, computed in batches of one size, one of them ahead on the device."""
+
+    def launch(entries: list[tuple[int, Any]]):
+        arrays = [row[0] for _, row in entries if not isinstance(row, Skipped)]
+        arrays += arrays[-1:] * (size - len(arrays))
+        return entries, compute(*map(np.stack, zip(*arrays, strict=True))) if arrays else ((), ())
+
+    def finish(entries: list[tuple[int, Any]], results: Any) -> Iterator[tuple[int, Example | Skipped]]:
+        vertices, coefficients = results[0] if keep_vertices else None, np.asarray(results[1])
+        vertices, i = None if vertices is None else np.asarray(vertices), 0
+        for index, row in entries:
+            if isinstance(row, Skipped):
+                yield index, row
+                continue
+            yield index, Example(coefficients[i], None if vertices is None else vertices[i], *row[1])
+            i += 1
+
+    entries, filled, under_way = [], 0, deque()
+    for index, row in rows:
+        entries.append((index, row))
+        filled += not isinstance(row, Skipped)
+        if filled == size:
+            under_way.append(launch(entries))
+            entries, filled = [], 0
+            if len(under_way) > 1:
+                yield from finish(*under_way.popleft())
+    under_way.append(launch(entries))
+    for batch in under_way:
+        yield from finish(*batch)

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from spectral_jax import mesh, torch_file
-from spectral_jax.basis import SpectralBasis, orthonormality_error
+from spectral_jax import torch_file
+from spectral_jax.basis import SpectralBasis, from_modes
 from spectral_jax.dataset import SCHEMA, Data, Example
 
 Layout = Literal["upstream-2022", "upstream-2026"]
@@ -300,8 +300,13 @@ def _labels(infos: Any, where: str) -> tuple[str, str, str, int, str]:
     return identity, dataset, file, frame if 0 <= frame < 2**31 else -1, gender
 
 
-def _read_faces(path: Path, num_vertices: int) -> Int[np.ndarray, "face 3"]:
-    """Faces from text, 0-based whether the file counts from 0 or from 1."""
+def read_faces(path: Path, num_vertices: int | None = None) -> Int[np.ndarray, "face 3"]:
+    """Faces from text, 0-based whether the file counts from 0 or from 1; ValueError unless the last is the last vertex.
+
+    Without `num_vertices` the last vertex that they name is the last.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of faces")
     try:
         rows = np.array([line.split() for line in path.read_text().splitlines() if line.strip()], np.float64)
     except ValueError as error:
@@ -309,10 +314,12 @@ def _read_faces(path: Path, num_vertices: int) -> Int[np.ndarray, "face 3"]:
     if rows.ndim != 2 or rows.shape[1] != 3 or not (np.abs(rows) < 2**31).all() or (rows != np.rint(rows)).any():
         raise ValueError(f"{path}: holds numbers {rows.shape}, expected three whole numbers a line")
     first, last = int(rows.min()), int(rows.max())
+    if num_vertices is None:
+        num_vertices = last + 1 - (first == 1)
     if (first, last) not in ((0, num_vertices - 1), (1, num_vertices)):
         raise ValueError(
             f"{path}: names vertices {first} to {last}, expected 0 to {num_vertices - 1} or 1 to {num_vertices}, "
-            f"for the basis has {num_vertices} rows"
+            f"for there are {num_vertices} vertices"
         )
     return (rows - first).astype(np.int32)
 
@@ -320,22 +327,5 @@ def _read_faces(path: Path, num_vertices: int) -> Int[np.ndarray, "face 3"]:
 def _basis(modes_path: Path, columns: Float[np.ndarray, "vertex freq"], faces_path: Path) -> SpectralBasis:
     """The basis of these columns, eigenvalues as Rayleigh quotients; refused unless it is that of the faces."""
     modes, num_vertices = _finite(columns, str(modes_path)), len(columns)
-    faces = _read_faces(faces_path, num_vertices)
-    try:
-        laplacian = mesh.graph_laplacian(mesh.edges(faces, num_vertices), num_vertices)
-    except ValueError as error:
-        raise ValueError(f"{faces_path}: {error}") from error
-    eigenvalues, residuals = np.empty((2, modes.shape[1]))
-    for start in range(0, modes.shape[1], 256):  # blocks, for float64 is only needed here
-        block = slice(start, start + 256)
-        phi = modes[:, block].astype(np.float64)
-        image = laplacian @ phi
-        eigenvalues[block] = np.einsum("vf,vf->f", phi, image)
-        residuals[block] = np.linalg.norm(image - phi * eigenvalues[block], axis=0)
-    deviation = orthonormality_error(modes)
-    if not (deviation < 1e-4 and residuals.max() < 1e-3):
-        raise ValueError(
-            f"{modes_path}: is not the eigenbasis of the graph Laplacian of {faces_path} (orthonormality is off by "
-            f"{deviation:.2g}, at most 1e-4 allowed, mode {residuals.argmax()} by {residuals.max():.2g}, at most 1e-3)"
-        )
-    return SpectralBasis(modes, eigenvalues, faces)
+    faces = read_faces(faces_path, num_vertices)
+    return from_modes(modes, faces, (str(modes_path), str(faces_path)))

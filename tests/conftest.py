@@ -58,14 +58,14 @@ def sphere_examples(sphere, basis, count, seed, keep_vertices):
 @pytest.fixture(scope="session")
 def data_folder(sphere, sphere_basis, tmp_path_factory):
     """A prepared dataset of 44 train and 9 test spheres with 32 of 162 modes."""
-    from spectral_jax import basis, dataset
+    from spectral_jax import basis
 
     kept = basis.truncate(sphere_basis, 32)
     splits = {
         "train": sphere_examples(sphere, kept, 44, 1, False),
         "test": sphere_examples(sphere, kept, 9, 2, True),
     }
-    return dataset.write(tmp_path_factory.mktemp("data") / "spheres", kept, sphere, splits, {"recipe": "test"})
+    return builder.write(tmp_path_factory.mktemp("data") / "spheres", kept, sphere, splits, {"recipe": "test"})
 
 
 @pytest.fixture(scope="session")

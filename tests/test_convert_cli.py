@@ -76,7 +76,7 @@ def test_basis_of_an_imported_run_is_cut_to_the_network(tmp_path, sphere, sphere
 
     splits = {"train": sphere_examples(sphere, sphere_basis, 2, 1, False)}
     splits |= {"test": sphere_examples(sphere, sphere_basis, 2, 2, True)}
-    dataset.write(tmp_path / "data", sphere_basis, sphere, splits, {})
+    builder.write(tmp_path / "data", sphere_basis, sphere, splits, {})
     assert main(["convert", CHECKPOINT, str(tmp_path / "run"), "--data", str(tmp_path / "data")]) == 0
     loaded = run.load_run(tmp_path / "run")
     assert (sphere_basis.num_modes, loaded.basis.num_modes) == (162, 128)

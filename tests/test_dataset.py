@@ -69,7 +69,7 @@ def test_tensorflow_is_never_imported(data_folder):
 def test_an_existing_folder_is_replaced_only_on_request(sphere, sphere_basis, data_folder, tmp_path):
     def build(count, **options):
         splits = {"train": sphere_examples(sphere, sphere_basis, count, 1, False)}
-        return dataset.write(tmp_path / "out", sphere_basis, sphere, splits, {}, **options)
+        return builder.write(tmp_path / "out", sphere_basis, sphere, splits, {}, **options)
 
     build(3)
     with pytest.raises(ValueError, match="out exists already; --overwrite replaces it"):
@@ -85,7 +85,7 @@ def test_a_folder_that_is_no_dataset_is_never_replaced(sphere, sphere_basis, tmp
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     splits = {"train": sphere_examples(sphere, sphere_basis, 3, 1, False)}
     with pytest.raises(ValueError, match=r"thesis is not a prepared dataset .*: not overwritten"):
-        dataset.write(tmp_path / "thesis", sphere_basis, sphere, splits, {}, overwrite=True)
+        builder.write(tmp_path / "thesis", sphere_basis, sphere, splits, {}, overwrite=True)
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
 
 
@@ -96,14 +96,14 @@ def test_an_interrupted_build_leaves_nothing(sphere, sphere_basis, tmp_path, err
         raise error("stop")
 
     with pytest.raises(error):
-        dataset.write(tmp_path / "out", sphere_basis, sphere, {"train": examples()}, {})
+        builder.write(tmp_path / "out", sphere_basis, sphere, {"train": examples()}, {})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_split_is_refused_by_name(sphere, sphere_basis, tmp_path):
     splits = {"train": sphere_examples(sphere, sphere_basis, 3, 1, False), "test": iter(())}
     with pytest.raises(ValueError, match="the test split would be empty"):
-        dataset.write(tmp_path / "out", sphere_basis, sphere, splits, {})
+        builder.write(tmp_path / "out", sphere_basis, sphere, splits, {})
 
 
 def copied(data_folder, tmp_path):
@@ -148,7 +148,7 @@ def test_values_that_are_not_finite_name_the_mesh(sphere, sphere_basis, tmp_path
     broken = examples[1].coefficients.copy()
     broken[5, 2] = np.nan
     examples[1] = examples[1]._replace(coefficients=broken)
-    folder = dataset.write(tmp_path / "out", sphere_basis, sphere, {"train": examples}, {})
+    folder = builder.write(tmp_path / "out", sphere_basis, sphere, {"train": examples}, {})
     with pytest.raises(ValueError, match=r"mesh 1 of split train \(001.ply\) has values that are not finite"):
         dataset.read_split(dataset.open_data(folder), "train")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import track as rich_track
 
 console = Console(stderr=True)
@@ -13,3 +16,36 @@ console = Console(stderr=True)
 def track(iterable: Iterable, description: str) -> Iterable:
     """The same iterable with a rich progress bar."""
     return rich_track(iterable, description, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def building(items: str) -> Iterator[tuple[Callable[[str, int, int, int], None], Callable[[int], None]]]:
+    """What a dataset build tells how far it is and how many modes are computed, shown as progress bars.
+
+    `items` is what its sources are made of.
+    """
+    columns = (
+        TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[line]}"), TimeElapsedColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        basis = bar.add_task("computing modes", total=None, line="", visible=False)
+        tasks: dict[str, tuple[TaskID, float, int]] = {}
+
+        def watch(split: str, item: int, count: int, meshes: int) -> None:
+            bar.update(basis, visible=False)
+            if split not in tasks:
+                tasks[split] = bar.add_task(f"building {split}", line=""), time.monotonic(), meshes
+            task, start, before = tasks[split]
+            rate = (meshes - before) / max(time.monotonic() - start, 1e-3)
+            line = f"{item + 1:,} of {count:,} {items}  {meshes:,} meshes  {rate:,.0f} meshes/s"
+            bar.update(task, total=count, completed=item, line=line)
+
+        yield watch, lambda done: bar.update(basis, visible=True, line=f"{done:,} modes")
+
+
+@contextmanager
+def counting(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar for something that tells how many of `total` it has done."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -1,0 +1,113 @@
+"""The AMASS collection on disk: its sets under their old and new names, their sequences, the published splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+SEARCH_DEPTH = 2  # folders below the one given, where sets may lie
+
+# What a set's folder may be called, upper case, "-" and "_" left out; first as the published splits call it.
+SETS = {
+    "ACCAD": ("accad",),
+    "BMLhandball": ("bmlhandball",),
+    "BMLmovi": ("bmlmovi",),
+    "BMLrub": ("bmlrub", "biomotionlabntroje"),
+    "CMU": ("cmu",),
+    "CNRS": ("cnrs",),
+    "DanceDB": ("dancedb",),
+    "DFaust": ("dfaust", "dfaust67"),
+    "EKUT": ("ekut",),
+    "Eyes_Japan_Dataset": ("eyesjapandataset",),
+    "GRAB": ("grab",),
+    "HUMAN4D": ("human4d",),
+    "HumanEva": ("humaneva",),
+    "KIT": ("kit",),
+    "MOYO": ("moyo",),
+    "MPI_HDM05": ("mpihdm05", "hdm05"),
+    "MPI_Limits": ("mpilimits", "poseprior"),
+    "MPI_mosh": ("mpimosh", "mosh"),
+    "SFU": ("sfu",),
+    "SOMA": ("soma",),
+    "SSM": ("ssm", "ssmsynced"),
+    "TCD_handMocap": ("tcdhandmocap", "tcdhands"),
+    "TotalCapture": ("totalcapture",),
+    "Transitions_mocap": ("transitionsmocap", "transitions"),
+    "WEIZMANN": ("weizmann",),
+}
+SPLITS = {
+    "train": (
+        "CMU", "MPI_Limits", "TotalCapture", "Eyes_Japan_Dataset", "KIT", "DanceDB", "BMLhandball",
+        "Transitions_mocap", "EKUT", "TCD_handMocap", "ACCAD",
+    ),
+    "test": ("HumanEva", "MPI_HDM05", "SFU", "MPI_mosh"),
+}  # fmt: skip
+DFAUST_IDENTITIES = {"train": 8, "test": 2}  # the first and the last by name
+
+
+class Recording(NamedTuple):
+    """A sequence file, its set, and its subject: the name of the folder that holds it."""
+
+    path: Path
+    dataset: str
+    identity: str
+
+
+def find_sets(folder: Path | str) -> dict[str, list[Recording]]:
+    """Sequences of the sets in a folder, sorted, by set: CMU/01/..., CMU/CMU/01/..., or one folder further down.
+
+    Files shape.npz are no sequences. Raises ValueError when there is no such folder, or one set lies there twice.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder of AMASS sets")
+    names = {alias: name for name, aliases in SETS.items() for alias in aliases}
+    places: dict[str, Path] = {}
+    for depth in range(SEARCH_DEPTH + 1):
+        for path in sorted(folder.glob("/".join("*" * depth)) if depth else [folder]):
+            name = names.get(path.name.lower().replace("_", "").replace("-", ""))
+            if name is None or not path.is_dir() or any(place in path.parents for place in places.values()):
+                continue
+            if name in places:
+                raise ValueError(f"{folder}: the set {name} is there twice, keep one of {places[name]} and {path}")
+            places[name] = path
+    return {name: found for name, place in places.items() if (found := _recordings(name, place))}
+
+
+def _recordings(name: str, place: Path) -> list[Recording]:
+    paths = sorted(path for path in place.rglob("*.npz") if path.name != "shape.npz" and path.is_file())
+    return [Recording(path, name, path.parent.name) for path in paths]
+
+
+def published_splits(sets: dict[str, list[Recording]], allow_missing: bool) -> dict[str, list[Recording]]:
+    """Sequences of the train and test sets of the published system.
+
+    Raises ValueError listing the sets that are not there, unless they may be missing.
+    """
+    missing = [name for names in SPLITS.values() for name in names if name not in sets]
+    if missing and not allow_missing:
+        raise ValueError(
+            f"{len(missing)} of {sum(map(len, SPLITS.values()))} sets are missing: {', '.join(missing)} (there are "
+            f"{', '.join(sorted(sets)) or 'none'}); --allow-missing builds without them"
+        )
+    return {split: [r for name in names for r in sets.get(name, [])] for split, names in SPLITS.items()}
+
+
+def dfaust_splits(sets: dict[str, list[Recording]], allow_missing: bool) -> dict[str, list[Recording]]:
+    """Sequences of the first 8 and of the last 2 identities of DFaust, by name.
+
+    Raises ValueError when there are fewer than ten, unless they may be missing: then the last 2 are test all the same.
+    """
+    recordings = sets.get("DFaust", [])
+    identities, wanted = sorted({r.identity for r in recordings}), sum(DFAUST_IDENTITIES.values())
+    fewest = DFAUST_IDENTITIES["test"] + 1 if allow_missing else wanted
+    if len(identities) < fewest:
+        raise ValueError(
+            f"DFaust has {len(identities)} identities ({', '.join(identities) or 'none'}), {wanted} expected"
+            + ("" if allow_missing else "; --allow-missing builds without the rest")
+        )
+    test = identities[-DFAUST_IDENTITIES["test"] :]
+    train = [name for name in identities[: DFAUST_IDENTITIES["train"]] if name not in test]
+    return {
+        split: [r for r in recordings if r.identity in names] for split, names in (("train", train), ("test", test))
+    }

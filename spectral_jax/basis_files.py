@@ -1,0 +1,132 @@
+"""Bases on disk beyond our own .npz: the cache, and the modes that MATLAB, NumPy and the published systems write."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from spectral_jax import basis as spectral
+from spectral_jax import mesh
+from spectral_jax.basis import SpectralBasis
+
+SOLVER = 1  # counts up when `spectral_jax.basis.compute` would give other modes
+NAMES = ("evecs", "modes", "eigenvectors", "Phi", "phi", "V")  # what a .mat file may call them
+
+
+def cached(
+    faces: Int[np.ndarray, "face 3"],
+    num_vertices: int,
+    num_modes: int | None = None,
+    vertices: Float[np.ndarray, "vertex 3"] | None = None,
+    report: Callable[[int], object] = lambda done: None,
+) -> SpectralBasis:
+    """As `spectral_jax.basis.compute`, but computed once: kept by connectivity (and shape) in the user's cache folder.
+
+    A kept basis of more modes serves for fewer. SPECTRAL_JAX_CACHE names another folder.
+    """
+    num_modes = num_vertices if num_modes is None else num_modes
+    name = f"{mesh.fingerprint(faces, num_vertices)[:32]}-{SOLVER}"
+    if vertices is not None:
+        name += f"-cotangent-{hashlib.sha256(np.ascontiguousarray(vertices, np.float32)).hexdigest()[:16]}"
+    kept = {int(path.stem.rsplit("-", 1)[1]): path for path in cache_folder().glob(f"{name}-[0-9]*.npz")}
+    for count in sorted(count for count in kept if count >= num_modes):
+        try:
+            return spectral.truncate(spectral.load(kept[count]), num_modes)
+        except ValueError:
+            continue  # damaged: computed anew, and replaced
+    basis = spectral.compute(faces, num_vertices, num_modes, vertices, report)
+    try:
+        spectral.save(cache_folder() / f"{name}-{num_modes}.npz", basis)
+    except OSError:
+        pass  # a cache that cannot be written is no reason to fail
+    return basis
+
+
+def cache_folder() -> Path:
+    """Where computed bases are kept."""
+    import platformdirs
+
+    return Path(os.environ.get("SPECTRAL_JAX_CACHE") or Path(platformdirs.user_cache_dir("spectral_jax")) / "bases")
+
+
+def read_modes(path: str | Path, variable: str | None = None) -> Float[np.ndarray, "vertex freq"]:
+    """Modes in columns from .npy (whatever its name, as in mesh.evecs_6890), MATLAB .mat, or text of numbers, float32.
+
+    In a .mat file they are the named variable, or the only plausible one. Raises ValueError naming the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of modes")
+    with path.open("rb") as file:
+        start = file.read(16)
+    try:
+        if start.startswith(b"\x93NUMPY"):
+            modes = np.load(path, allow_pickle=False, mmap_mode="r")
+        elif path.suffix.lower() == ".mat":
+            modes = _read_mat(path, start, variable)
+        else:
+            modes = np.loadtxt(path, np.float64, delimiter="," if b"," in path.open("rb").readline() else None, ndmin=2)
+    except Exception as error:  # a damaged .mat file fails in any way
+        raise ValueError(f"{path}: not readable as modes ({error})") from error
+    if modes.ndim != 2 or modes.dtype.kind != "f" or not 1 <= modes.shape[1] <= modes.shape[0]:
+        raise ValueError(
+            f"{path}: holds {modes.dtype} {modes.shape}, expected floats (vertices, modes), modes in columns"
+        )
+    modes = np.array(modes, np.float32, order="C")
+    if not np.isfinite(modes).all():
+        raise ValueError(f"{path}: mode {int(np.argmin(np.isfinite(modes).all(axis=0)))} is not finite")
+    return modes
+
+
+def _read_mat(path: Path, start: bytes, variable: str | None) -> np.ndarray:
+    """A variable of a .mat file: of version 7.3 (HDF5) or older."""
+    if start.startswith((b"\x89HDF", b"MATLAB 7.3")):
+        try:
+            import h5py
+        except ImportError as error:
+            raise ValueError("a MATLAB 7.3 file needs h5py: pip install 'spectral-jax[hdf5]'") from error
+        with h5py.File(path, "r") as file:
+            arrays: dict[str, Any] = {name: file[name] for name in file if getattr(file[name], "ndim", 0) == 2}
+            return arrays[_choose({name: array.shape[::-1] for name, array in arrays.items()}, variable)][()].T
+    import scipy.io
+
+    shapes = {name: shape for name, shape, _ in scipy.io.whosmat(path) if len(shape) == 2}
+    name = _choose(shapes, variable)
+    return np.asarray(scipy.io.loadmat(path, variable_names=[name])[name])
+
+
+def _choose(shapes: dict[str, tuple[int, ...]], variable: str | None) -> str:
+    """The variable asked for, or one of the usual names, or the largest."""
+    if variable is not None and variable not in shapes:
+        raise ValueError(f"no matrix {variable!r}, there are {', '.join(shapes) or 'none'}")
+    if not shapes:
+        raise ValueError("no matrix in it")
+    usual = next((name for name in NAMES if name in shapes), None)
+    return variable or usual or max(shapes, key=lambda name: shapes[name][0] * shapes[name][1])
+
+
+def write_modes(path: str | Path, basis: SpectralBasis) -> None:
+    """Write the modes as the suffix says: .npy or .evecs_N (both NumPy), .mat (evecs, evals, triv from 1), .txt."""
+    path, modes = Path(path), np.asarray(basis.modes, np.float32)
+    partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy" or path.suffix.startswith(".evecs"):
+        with partial.open("wb") as file:
+            np.save(file, modes, allow_pickle=False)
+    elif path.suffix == ".mat":
+        import scipy.io
+
+        faces, evals = np.asarray(basis.faces) + 1.0, np.asarray(basis.eigenvalues)[:, None]
+        with partial.open("wb") as file:
+            scipy.io.savemat(file, {"evecs": modes, "evals": evals, "triv": faces}, do_compression=True)
+    elif path.suffix == ".txt":
+        np.savetxt(partial, modes, fmt="%.9g")
+    else:
+        raise ValueError(f"{path}: modes are written as .npy, .evecs_{basis.num_vertices}, .mat or .txt")
+    os.replace(partial, path)
