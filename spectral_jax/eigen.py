@@ -1,8 +1,8 @@
 """The lowest eigenmodes of a symmetric matrix: dense, or sparse with proof that none is missed and none is doubled.
 
 The sparse way cuts the spectrum at shifts. A factorisation A - shift = L D L^T says by the signs of D how many
-eigenvalues lie below the shift (Sylvester's law of inertia), block Lanczos on its inverse finds those around it, and the
-modes found from two neighbouring shifts must be as many as lie between them (Grimes, Lewis and Simon 1994).
+eigenvalues lie below the shift (Sylvester's law of inertia), block Lanczos on its inverse finds those around it, and
+the modes found from two neighbouring shifts must be as many as lie between them (Grimes, Lewis and Simon 1994).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ OVERLAP = 8  # eigenvalues that a run finds beyond the middle of a slice
 BLOCK, LARGEST_BLOCK = 4, 64  # vectors in a block of Lanczos: a run sees eigenvalues repeated as often
 STABLE = 1e-7  # error of a factorisation, relative to the matrix, that is small enough
 CONVERGED = 1e-11  # residual of a mode of the inverse, relative to its eigenvalue
+ACCURATE = 1e-10  # residual of a mode, relative to the matrix, at most: less so where a shift is near an eigenvalue
 CROSSTALK = 2e-7  # product of two modes from different runs, at most
-SPREAD = 1e6  # farthest eigenvalue of a run over the nearest, at most: the inverse is as inexact as the nearest is near
 
 Pairs = tuple[np.ndarray, np.ndarray]  # eigenvalues ascending, eigenvectors in columns
 
@@ -34,12 +34,11 @@ class Factor(NamedTuple):
 
 
 class Run(NamedTuple):
-    """The modes around a shift, without gaps: those below it, those above it, and the largest residual."""
+    """The modes around a shift, without gaps: those below it and those above it."""
 
     factor: Factor
     below: Pairs
     above: Pairs
-    residual: float
 
 
 def dense(matrix: Any, count: int) -> Pairs:
@@ -85,8 +84,8 @@ def sliced(
         first = first or run(matrix, shifts[i], room[i], reach[i], reach[i + 1], block)
         second = run(matrix, shifts[i + 1], room[i + 1], reach[i + 1], reach[i + 2], block)
         between = join(first, second) if first and second and first.factor.below == done else None
-        if between is None:  # a run saw too few copies of a repeated eigenvalue, or there is no gap wide enough
-            block, overlap, first = 2 * block, 2 * overlap, None
+        if between is None:  # a run saw too few copies of a repeated eigenvalue, or none of the gaps
+            block, overlap, first = 2 * block, overlap * (2 if first and second else 1), None
             continue
         stop = min(done + len(between[0]), count)
         values[done:stop], vectors[:, done:stop] = between[0][: stop - done], between[1][:, : stop - done]
@@ -152,33 +151,26 @@ def factorise(matrix: Any, shift: float, step: float) -> Factor:
 
 
 def run(matrix: Any, shift: float, room: float, below: int, above: int, block: int) -> Run | None:
-    """The `below` and `above` (or more, or all) modes nearest to the shift on its two sides; None where it fails.
+    """The `below` and `above` modes, or all, nearest to the shift on its two sides; None where they are not found.
 
     A shift too near to an eigenvalue moves up, by less than the room that it has.
     """
-    size = matrix.shape[0]
+    size, norm = matrix.shape[0], float(abs(matrix).sum(axis=1).max())
     for moved in (shift + 0.01 * room * np.arange(0, 80, 8)).tolist():
         factor = factorise(matrix, moved, 0.01 * room)
-        wanted = min(below, factor.below), min(above, size - factor.below)
-        found = lanczos(factor.solve, size, *wanted, block)
+        below, above = min(below, factor.below), min(above, size - factor.below)
+        found = lanczos(factor.solve, size, below, above, block)
         if found is None:
             return None
-        inverse, vectors = found
-        distances = abs(1 / inverse)
-        if distances.min() > factor.error and distances.max() < SPREAD * distances.min():
-            break
-    else:
-        return None
-    values = factor.shift + 1 / inverse
-    order = np.argsort(values)
-    values, vectors = values[order], vectors[:, order]
-    residual = float(np.linalg.norm(matrix @ vectors - vectors * values, axis=0).max())
-    middle = int((inverse < 0).sum())
-    return Run(factor, (values[:middle], vectors[:, :middle]), (values[middle:], vectors[:, middle:]), residual)
+        values, vectors = factor.shift + 1 / found[0], found[1]
+        residual = float(np.linalg.norm(matrix @ vectors - vectors * values, axis=0).max())
+        if abs(values - factor.shift).min() > factor.error and residual < ACCURATE * norm:
+            return Run(factor, (values[:below], vectors[:, :below]), (values[below:], vectors[:, below:]))
+    return None
 
 
 def lanczos(solve: Callable, size: int, negative: int, positive: int, block: int) -> Pairs | None:
-    """The largest eigenvalues of an inverse, at least so many of each sign, and their vectors; None where it fails."""
+    """Eigenpairs of an inverse: the largest negative ones outwards, then the largest positive ones, or None if missed."""
     rng = np.random.default_rng(0)
     basis = np.empty((size, min(size - block, 4 * (negative + positive) + 64 * block)), order="F")
     projected = np.zeros((basis.shape[1],) * 2)
@@ -209,15 +201,9 @@ def lanczos(solve: Callable, size: int, negative: int, positive: int, block: int
         upper = np.triu(projected[:done, :done])
         inverse, turn = np.linalg.eigh(upper + np.triu(upper, 1).T)
         converged = np.linalg.norm(link @ turn[-block:], axis=0) <= CONVERGED * abs(inverse)
-        chosen = []
-        for sign, wanted in ((-1, negative), (1, positive)):
-            outward = np.argsort(-sign * inverse)[: (sign * inverse > 0).sum()]
-            sure = int(np.argmin(np.append(converged[outward], False)))  # none before these is still to come
-            chosen.append(outward[:sure])
-            if sure < wanted:
-                break
-        else:
-            kept = np.concatenate(chosen)
+        below, above = np.flatnonzero(inverse < 0)[:negative], np.flatnonzero(inverse > 0)[::-1][:positive]
+        kept = np.concatenate([below[::-1], above])
+        if len(kept) == negative + positive and converged[kept].all():  # none before these is still to come
             return inverse[kept], basis[:, :done] @ turn[:, kept]
     return None
 
@@ -226,16 +212,15 @@ def join(first: Run, second: Run) -> Pairs | None:
     """All modes between two shifts, from the runs on either side; None where they are not proven to be all."""
     (low, low_vectors), (high, high_vectors) = first.above, second.below
     size = second.factor.below - first.factor.below
-    best = None
-    for taken in range(
-        max(0, size - len(high)), min(size, len(low)) + 1
-    ):  # from the first run, the rest from the second
+    gaps = {}  # by how many modes are taken from the first run, the rest being from the second
+    for taken in range(max(0, size - len(high)), min(size, len(low)) + 1):
         left = low[taken - 1] if taken else first.factor.shift
         right = high[len(high) - size + taken] if taken < size else second.factor.shift
-        gap = right - left
-        if best is None or gap > best[0]:
-            best = gap, taken
-    if best is None or not best[0] * CROSSTALK > first.residual + second.residual:
+        gaps[taken] = right - left
+    if not gaps:
         return None
-    taken, rest = best[1], slice(len(high) - size + best[1], None)
-    return np.append(low[:taken], high[rest]), np.concatenate([low_vectors[:, :taken], high_vectors[:, rest]], axis=1)
+    taken = max(gaps, key=gaps.__getitem__)
+    left, right = low_vectors[:, :taken], high_vectors[:, len(high) - size + taken :]
+    if gaps[taken] < 0 or abs(left.T @ right).max(initial=0.0) > CROSSTALK:
+        return None
+    return np.append(low[:taken], high[len(high) - size + taken :]), np.concatenate([left, right], axis=1)

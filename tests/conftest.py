@@ -58,7 +58,7 @@ def sphere_examples(sphere, basis, count, seed, keep_vertices):
 @pytest.fixture(scope="session")
 def data_folder(sphere, sphere_basis, tmp_path_factory):
     """A prepared dataset of 44 train and 9 test spheres with 32 of 162 modes."""
-    from spectral_jax import basis
+    from spectral_jax import basis, builder
 
     kept = basis.truncate(sphere_basis, 32)
     splits = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectral_jax import dataset, lightning, run, torch_file, upstream, verify
+from spectral_jax import builder, dataset, lightning, run, torch_file, upstream, verify
 from spectral_jax.cli import main
 from spectral_jax.logs import read_log
 

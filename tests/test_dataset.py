@@ -7,7 +7,7 @@ import pytest
 from conftest import bumpy_spheres, sphere_examples
 
 from spectral_jax import basis as spectral
-from spectral_jax import dataset, recipes
+from spectral_jax import builder, dataset, recipes
 from spectral_jax.body import demo_body_path, load_body
 
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import bumpy_spheres, sphere_examples
 
 from spectral_jax import basis as spectral
-from spectral_jax import dataset, spectrum
+from spectral_jax import builder, dataset, spectrum
 from spectral_jax.cli import main
 
 

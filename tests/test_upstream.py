@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from spectral_jax import basis as spectral
-from spectral_jax import dataset, mesh, torch_file
+from spectral_jax import builder, dataset, mesh, torch_file
 from spectral_jax.mesh import Mesh
 from spectral_jax.upstream import is_upstream, open_upstream
 
