@@ -103,7 +103,7 @@ def write(
         "operator": basis.operator,
         "source": source,
     }
-    modes = hashlib.sha256(np.ascontiguousarray(basis.modes)).hexdigest()
+    modes = hashlib.sha256(np.asarray(basis.modes).tobytes()).hexdigest()
     build = json.dumps([metadata, modes, {name: [split.version, *split.names] for name, split in sources.items()}])
     staging = out.parent / f".{out.name}.building"
     data, journal = staging / "data", staging / "journal"
@@ -159,23 +159,23 @@ def _write_parts(
     paths = sorted(journal.glob(f"{split}-*.json"))
     parts = [json.loads(path.read_text()) for path in paths]
     form, meshes = features(basis.num_modes), sum(part["meshes"] for part in parts)
-    done, writer, part = parts[-1]["stop"] if parts else 0, None, {}
+    last, writer, part = parts[-1]["stop"] if parts else 0, None, {}
 
-    def close(stop: int) -> None:
+    def close(writer: ArrayRecordWriter, stop: int) -> None:
         writer.close()
         name = f"{split}-{len(parts):05d}.json"
         (journal / f".{name}").write_text(json.dumps({**part, "stop": stop}))
         os.replace(journal / f".{name}", journal / name)
         parts.append(part)
 
-    for item, found in source.read(done) if done < len(source.names) or not parts else ():
-        if writer and part["meshes"] >= MESHES_A_PART and item != done:
-            close(item)
+    for item, found in source.read(last) if last < len(source.names) or not parts else ():
+        if writer and part["meshes"] >= MESHES_A_PART and item != last:
+            close(writer, item)
             writer = None
         if writer is None:
             writer = ArrayRecordWriter(str(data / _record_file(split, len(parts))), "group_size:1,uncompressed")
             part = {"meshes": 0, "bytes": 0, "identities": {}, "skipped": []}
-        done = item
+        last = item
         if isinstance(found, Skipped):
             part["skipped"].append(found.reason)
         else:
@@ -188,7 +188,7 @@ def _write_parts(
             meshes += 1
         watch(split, item, len(source.names), meshes)
     if writer:
-        close(len(source.names))
+        close(writer, len(source.names))
     return parts
 
 

@@ -18,7 +18,7 @@ OVERLAP = 8  # eigenvalues that a run finds beyond the middle of a slice
 BLOCK, LARGEST_BLOCK = 4, 64  # vectors in a block of Lanczos: a run sees eigenvalues repeated as often
 STABLE = 1e-7  # error of a factorisation, relative to the matrix, that is small enough
 CONVERGED = 1e-11  # residual of a mode of the inverse, relative to its eigenvalue
-ACCURATE = 1e-10  # residual of a mode, relative to the matrix, at most: less so where a shift is near an eigenvalue
+ACCURATE = 1e-11  # residual of a mode, relative to the matrix, at most: less so where a shift is near an eigenvalue
 CROSSTALK = 2e-7  # product of two modes from different runs, at most
 
 Pairs = tuple[np.ndarray, np.ndarray]  # eigenvalues ascending, eigenvectors in columns
@@ -158,25 +158,29 @@ def run(matrix: Any, shift: float, room: float, below: int, above: int, block: i
     size, norm = matrix.shape[0], float(abs(matrix).sum(axis=1).max())
     for moved in (shift + 0.01 * room * np.arange(0, 80, 8)).tolist():
         factor = factorise(matrix, moved, 0.01 * room)
-        below, above = min(below, factor.below), min(above, size - factor.below)
-        found = lanczos(factor.solve, size, below, above, block)
+        found = lanczos(factor.solve, size, min(below, factor.below), min(above, size - factor.below), block)
         if found is None:
             return None
         values, vectors = factor.shift + 1 / found[0], found[1]
         residual = float(np.linalg.norm(matrix @ vectors - vectors * values, axis=0).max())
+        middle = int((found[0] < 0).sum())
         if abs(values - factor.shift).min() > factor.error and residual < ACCURATE * norm:
-            return Run(factor, (values[:below], vectors[:, :below]), (values[below:], vectors[:, below:]))
+            return Run(factor, (values[:middle], vectors[:, :middle]), (values[middle:], vectors[:, middle:]))
     return None
 
 
 def lanczos(solve: Callable, size: int, negative: int, positive: int, block: int) -> Pairs | None:
-    """Eigenpairs of an inverse: the largest negative ones outwards, then the largest positive ones, or None if missed."""
+    """So many of the largest eigenvalues of an inverse of each sign, negative ones first; deterministic.
+
+    Ordered as the eigenvalues of the matrix ascend. None where they are not found.
+    """
     rng = np.random.default_rng(0)
     basis = np.empty((size, min(size - block, 4 * (negative + positive) + 64 * block)), order="F")
     projected = np.zeros((basis.shape[1],) * 2)
     basis[:, :block] = np.linalg.qr(rng.standard_normal((size, block)))[0]
     check = 2 * (negative + positive) + 8 * block
-    for done in range(block, basis.shape[1] - block + 1, block):
+    steps = range(block, basis.shape[1] - block + 1, block)
+    for done in steps:
         known, last = basis[:, :done], basis[:, max(0, done - 2 * block) : done]
         new = solve(np.asfortranarray(known[:, -block:]))
         recent = last.T @ new  # of exact Lanczos this would be all
@@ -195,7 +199,7 @@ def lanczos(solve: Callable, size: int, negative: int, positive: int, block: int
             new[:, exhausted] = np.linalg.qr(fresh)[0]
             link[exhausted] = 0
         basis[:, done : done + block] = new
-        if done < check:
+        if done < min(check, steps[-1]):
             continue
         check = 1.1 * done
         upper = np.triu(projected[:done, :done])

@@ -215,7 +215,7 @@ def test_it_can_be_written_as_a_prepared_folder(tiny, tmp_path):
     template = Mesh(tiny.splits["test"][0].vertices, tiny.basis.faces)
     builder.write(tmp_path / "demo", tiny.basis, template, tiny.splits, tiny.metadata["source"])
     written = dataset.open_data(tmp_path / "demo")
-    assert written.metadata == tiny.metadata
+    assert {name: written.metadata[name] for name in tiny.metadata} == tiny.metadata
     for name in ("train", "test"):
         assert_same(written.splits[name], tiny.splits[name])
 

@@ -10,6 +10,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from spectral_jax.basis import Operator
+from spectral_jax.commands.console import building
+
 DEMO_DATA = Path("data/demo")
 
 
