@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -9,8 +10,9 @@ from jaxtyping import Float
 
 from spectral_jax.basis import SpectralBasis
 
-# Modes rotate among each other where eigenvalues are closer than this times max(1, eigenvalue). The first suffices for
-# modes found in float64; those that it leaves apart are tried in the larger groups of the next, for modes of float32.
+# Modes rotate among each other where eigenvalues are closer than this times max(1, eigenvalue), for the cotangent
+# operator max(a tenth of the last, eigenvalue). The first suffices for modes found in float64; those that it leaves
+# apart are tried in the larger groups of the next, for modes of float32.
 GAPS = (1e-6, 1e-5, 1e-4, 1e-3)
 LARGEST = 64  # modes in a group of any gap but the first
 RESIDUAL = 0.01  # of the norm of a mode: it agrees
@@ -70,14 +72,18 @@ def align(basis: SpectralBasis, reference: SpectralBasis) -> tuple[SpectralBasis
     """The basis with the signs of the reference, and its rotations inside (near-)repeated eigenvalues.
 
     Either may have more modes; those beyond the reference's stay orthonormal eigenmodes. Raises ValueError when the
-    connectivities differ.
+    connectivities or the operators differ.
     """
     if basis.fingerprint != reference.fingerprint:
         raise ValueError(
             f"the basis has {basis.num_vertices} vertices and connectivity {basis.fingerprint[:12]}, the reference "
             f"{reference.num_vertices} and {reference.fingerprint[:12]}: not the same connectivity"
         )
-    given, wanted = (np.ascontiguousarray(np.asarray(b.modes, np.float32).T) for b in (basis, reference))
+    if basis.operator != reference.operator:
+        raise ValueError(
+            f"the basis is of the {basis.operator} operator, the reference of the {reference.operator} operator"
+        )
+    given, wanted = (np.ascontiguousarray((np.asarray(b.modes) * _roots(b)).T) for b in (basis, reference))
     return _match(basis, given, wanted, "modes")
 
 
@@ -99,10 +105,16 @@ def signs_from_data(
     if not (np.isfinite(vertices).all() and np.isfinite(coefficients).all()):
         raise ValueError("the meshes have values that are not finite")
     positions = vertices.astype(np.float64).transpose(1, 0, 2).reshape(basis.num_vertices, -1)
-    projected = np.asarray(basis.modes, np.float64).T @ positions
+    positions *= _roots(basis)
+    projected = (np.asarray(basis.modes, np.float64) * _roots(basis)).T @ positions
     given = coefficients.astype(np.float64).transpose(1, 0, 2).reshape(coefficients.shape[1], -1)
     noise = 4 * float(np.finfo(np.float32).eps) * float(np.sqrt(np.square(positions).mean() * positions.shape[1]))
     return _match(basis, projected, given, "coefficients", noise)
+
+
+def _roots(basis: SpectralBasis) -> np.ndarray:
+    """Roots of the mass (vertex, 1): by them vectors become such that the plain inner product is the basis's."""
+    return np.sqrt(np.ones((1, 1), np.float32) if basis.mass is None else np.asarray(basis.mass)[:, None])
 
 
 def _match(
@@ -119,11 +131,12 @@ def _match(
     columns = np.ascontiguousarray(np.asarray(basis.modes, np.float32).T)
     eigenvalues, shared = np.asarray(basis.eigenvalues, np.float64), min(len(given), len(wanted))
     aligned, difference = columns.copy(), np.zeros(shared)
+    least = 1.0 if basis.mass is None else 0.1 * eigenvalues[-1]
     flipped, rotated, undetermined, last = 0, [], [], range(0)
     pending = np.arange(len(given))
     for gap in GAPS:
         first = gap == GAPS[0]
-        groups, pending = _groups(pending, eigenvalues, gap), pending[:0]
+        groups, pending = _groups(pending, eigenvalues, gap, least), pending[:0]
         for group in groups:
             rows, targets = given[group], wanted[group[0] : min(group[-1] + 1, shared)]
             compare = group[: len(targets)]
@@ -154,15 +167,15 @@ def _match(
         cut, unmatched = unmatched, cut
     counts = (shared, flipped, sorted(rotated), unmatched, cut, sorted(undetermined))
     report = AlignmentReport(compared, *counts, float(difference.max()))
-    return SpectralBasis(np.ascontiguousarray(aligned.T), basis.eigenvalues, basis.faces), report
+    return replace(basis, modes=np.ascontiguousarray(aligned.T)), report
 
 
-def _groups(pending: np.ndarray, eigenvalues: np.ndarray, gap: float) -> list[np.ndarray]:
+def _groups(pending: np.ndarray, eigenvalues: np.ndarray, gap: float, least: float) -> list[np.ndarray]:
     """Runs of consecutive modes among the pending whose eigenvalues follow each other within the gap."""
     if not len(pending):
         return []
     values = eigenvalues[pending]
-    apart = (np.diff(values) > gap * np.maximum(1, values[1:])) | (np.diff(pending) > 1)
+    apart = (np.diff(values) > gap * np.maximum(least, values[1:])) | (np.diff(pending) > 1)
     return np.split(pending, np.flatnonzero(apart) + 1)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 SEARCH_DEPTH = 2  # folders below the one given, where sets may lie
 
-# What a set's folder may be called, upper case, "-" and "_" left out; first as the published splits call it.
+# What a set's folder may be called, lower case, "-" and "_" left out; first as the published splits call it.
 SETS = {
     "ACCAD": ("accad",),
     "BMLhandball": ("bmlhandball",),
@@ -56,22 +56,30 @@ class Recording(NamedTuple):
 def find_sets(folder: Path | str) -> dict[str, list[Recording]]:
     """Sequences of the sets in a folder, sorted, by set: CMU/01/..., CMU/CMU/01/..., or one folder further down.
 
-    Files shape.npz are no sequences. Raises ValueError when there is no such folder, or one set lies there twice.
+    A folder without any may be a set itself. Files shape.npz are no sequences. Raises ValueError when there is no such
+    folder, or one set lies there twice.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of AMASS sets")
-    names = {alias: name for name, aliases in SETS.items() for alias in aliases}
     places: dict[str, Path] = {}
-    for depth in range(SEARCH_DEPTH + 1):
-        for path in sorted(folder.glob("/".join("*" * depth)) if depth else [folder]):
-            name = names.get(path.name.lower().replace("_", "").replace("-", ""))
+    for depth in range(1, SEARCH_DEPTH + 1):
+        for path in sorted(folder.glob("/".join("*" * depth))):
+            name = _set_called(path.name)
             if name is None or not path.is_dir() or any(place in path.parents for place in places.values()):
                 continue
             if name in places:
                 raise ValueError(f"{folder}: the set {name} is there twice, keep one of {places[name]} and {path}")
             places[name] = path
+    if not places and (name := _set_called(folder.absolute().name)):
+        places[name] = folder
     return {name: found for name, place in places.items() if (found := _recordings(name, place))}
+
+
+def _set_called(name: str) -> str | None:
+    """The set whose folder has that name."""
+    plain = name.lower().replace("_", "").replace("-", "")
+    return next((known for known, aliases in SETS.items() if plain in aliases), None)
 
 
 def _recordings(name: str, place: Path) -> list[Recording]:
@@ -82,7 +90,7 @@ def _recordings(name: str, place: Path) -> list[Recording]:
 def published_splits(sets: dict[str, list[Recording]], allow_missing: bool) -> dict[str, list[Recording]]:
     """Sequences of the train and test sets of the published system.
 
-    Raises ValueError listing the sets that are not there, unless they may be missing.
+    Raises ValueError listing the sets that are not there, unless they may be missing: then one of each split does.
     """
     missing = [name for names in SPLITS.values() for name in names if name not in sets]
     if missing and not allow_missing:
@@ -90,6 +98,9 @@ def published_splits(sets: dict[str, list[Recording]], allow_missing: bool) -> d
             f"{len(missing)} of {sum(map(len, SPLITS.values()))} sets are missing: {', '.join(missing)} (there are "
             f"{', '.join(sorted(sets)) or 'none'}); --allow-missing builds without them"
         )
+    for split, names in SPLITS.items():
+        if not sets.keys() & names:
+            raise ValueError(f"the {split} split would be empty, its sets are {', '.join(names)}")
     return {split: [r for name in names for r in sets.get(name, [])] for split, names in SPLITS.items()}
 
 

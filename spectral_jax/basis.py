@@ -6,10 +6,11 @@ import io
 import os
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from spectral_jax.align import AlignmentReport
 
 Operator = Literal["graph", "cotangent"]
-DENSE = 2500  # vertices up to which the dense solver is as fast as the sliced one, or the time does not matter
+DENSE = 2500  # vertices up to which the dense solver is as fast as the sparse one, or the time does not matter
 REMEDY = "a network only fits the basis it was trained on; `spectral-jax basis align` turns one basis into the other"
 
 
@@ -102,8 +103,7 @@ def compute(
     Given vertices: of the cotangent Laplacian of that shape (intrinsic Delaunay: Sharp and Crane 2020), eigenvalues in
     1/m^2. Raises ValueError for faces out of range, isolated vertices or more modes than vertices; warns when the mesh
     has several components. Each mode's sign is fixed by `orient`, so machines agree wherever an eigenvalue is simple.
-    Up to 2,500 vertices the solver is LAPACK's dense one, or the GPU's; above, `spectral_jax.eigen.sliced`, to whose
-    progress `report` listens.
+    `report` is told how many are done: 0 first, more only by the sparse solver (see `solver`).
     """
     pairs = mesh.edges(faces, num_vertices)
     isolated = np.setdiff1d(np.arange(num_vertices), pairs)
@@ -116,16 +116,24 @@ def compute(
     if not 1 <= num_modes <= num_vertices:
         raise ValueError(f"{num_modes} modes asked for, a mesh of {num_vertices} vertices has {num_vertices}")
     matrix, mass = mesh.laplacian(faces, num_vertices, vertices)
-    if num_vertices > DENSE:
+    report(0)
+    chosen = solver(num_vertices, num_modes)
+    if chosen == "sparse":
         eigenvalues, modes = eigen.sliced(matrix, num_modes, report)
-    elif jax.default_backend() == "gpu":
-        eigenvalues, modes = eigen.dense_on_device(matrix, num_modes)
     else:
-        eigenvalues, modes = eigen.dense(matrix, num_modes)
+        solve = eigen.dense if chosen == "dense" else eigen.dense_on_device
+        eigenvalues, modes = solve(matrix, num_modes)
     if mass is not None:
         modes = modes / np.sqrt(mass)[:, None]
         mass = mass.astype(np.float32)
     return SpectralBasis(orient(modes).astype(np.float32), eigenvalues, np.asarray(faces, np.int32), mass)
+
+
+def solver(num_vertices: int, num_modes: int) -> Literal["dense", "dense on the GPU", "sparse"]:
+    """What computes so many modes: `spectral_jax.eigen.sliced` where it is faster or the dense matrix large."""
+    if num_vertices > (2 * DENSE if num_modes > 0.6 * num_vertices else DENSE):
+        return "sparse"
+    return "dense on the GPU" if jax.default_backend() == "gpu" else "dense"
 
 
 def from_modes(
@@ -163,35 +171,6 @@ def rayleigh(modes: Float[np.ndarray, "vertex freq"], matrix: Any) -> tuple[np.n
     return eigenvalues, residuals
 
 
-class Quality(NamedTuple):
-    """How good a basis is: its worst figures, and where it is not unique."""
-
-    residual: float  # norm of L phi - lambda phi (weighted by the mass), over the largest eigenvalue
-    orthonormality: float  # entry of the Gram matrix minus the identity
-    smallest_gaps: list[tuple[int, float]]  # a mode and how far above the one before it, over the largest eigenvalue
-    repeated: int  # modes nearer than 1e-6 to another: any rotation of them is as good
-
-
-def quality(basis: SpectralBasis, vertices: Float[np.ndarray, "vertex 3"] | None = None) -> Quality:
-    """Residual, orthonormality and gaps of a basis; a cotangent basis needs the vertices of the mesh it was made of."""
-    if basis.mass is not None and vertices is None:
-        raise ValueError("a cotangent basis is checked against the mesh that it was computed from")
-    matrix, mass = mesh.laplacian(np.asarray(basis.faces), basis.num_vertices, None if basis.mass is None else vertices)
-    modes = np.asarray(basis.modes)
-    if mass is not None:
-        modes = modes * np.sqrt(mass)[:, None]
-    eigenvalues = np.asarray(basis.eigenvalues)
-    scale, gaps = max(float(eigenvalues[-1]), np.finfo(np.float64).tiny), np.diff(eigenvalues)
-    gram = 0.0
-    for start in range(0, basis.num_modes, 512):
-        block = modes[:, start : start + 512].T.astype(np.float64) @ modes[:, start:].astype(np.float64)
-        gram = max(gram, float(np.abs(block - np.eye(*block.shape)).max()))
-    near = gaps < 1e-6 * scale
-    smallest = [(int(mode) + 1, float(gaps[mode] / scale)) for mode in np.argsort(gaps, kind="stable")[:5]]
-    repeated = int((np.append(near, False) | np.append(False, near)).sum())
-    return Quality(float(rayleigh(modes, matrix)[1].max()) / scale, gram, smallest, repeated)
-
-
 def orient(modes: Float[np.ndarray, "vertex freq"]) -> Float[np.ndarray, "vertex freq"]:
     """Flip signs so that every mode has a positive sum weighted by w_v = frac((v + 1)^2 * golden ratio).
 
@@ -211,15 +190,16 @@ def align(basis: SpectralBasis, reference: SpectralBasis) -> tuple[SpectralBasis
 def save(path: str | Path, basis: SpectralBasis) -> None:
     """Write a basis as .npz, atomically and without pickle."""
     path = Path(path)
+    arrays: dict[str, Any] = {
+        "modes": np.asarray(basis.modes, np.float32),
+        "eigenvalues": np.asarray(basis.eigenvalues, np.float64),
+        "faces": np.asarray(basis.faces, np.int32),
+        "fingerprint": np.array(basis.fingerprint),
+    }
+    if basis.mass is not None:
+        arrays["mass"] = np.asarray(basis.mass, np.float32)
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        modes=np.asarray(basis.modes, np.float32),
-        eigenvalues=np.asarray(basis.eigenvalues, np.float64),
-        faces=np.asarray(basis.faces, np.int32),
-        fingerprint=np.array(basis.fingerprint),
-        **({} if basis.mass is None else {"mass": np.asarray(basis.mass, np.float32)}),
-    )
+    np.savez(buffer, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(buffer.getvalue())
@@ -238,8 +218,8 @@ def load(path: str | Path) -> SpectralBasis:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             modes, eigenvalues, faces = file["modes"], file["eigenvalues"], file["faces"]
-            stored, mass = str(file["fingerprint"]), file["mass"] if "mass" in file else None
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+            stored, mass = str(file["fingerprint"]), file.get("mass")
+    except (ValueError, KeyError, EOFError, OSError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a spectral basis ({error})") from error
     if modes.ndim != 2 or eigenvalues.shape != modes.shape[1:] or faces.ndim != 2 or faces.shape[1] != 3:
         raise ValueError(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -32,19 +33,20 @@ def cached(
     """
     num_modes = num_vertices if num_modes is None else num_modes
     name = f"{mesh.fingerprint(faces, num_vertices)[:32]}-{SOLVER}"
-    if vertices is not None:
-        name += f"-cotangent-{hashlib.sha256(np.ascontiguousarray(vertices, np.float32)).hexdigest()[:16]}"
-    kept = {int(path.stem.rsplit("-", 1)[1]): path for path in cache_folder().glob(f"{name}-[0-9]*.npz")}
+    if vertices is not None:  # two sets of faces can have the same edges, and then the same graph
+        shape = np.asarray(vertices, np.float64).tobytes() + np.asarray(faces, np.int64).tobytes()
+        name += f"-cotangent-{hashlib.sha256(shape).hexdigest()[:32]}"
+    paths = [path for path in cache_folder().glob(f"{name}-*.npz") if path.stem[len(name) + 1 :].isdecimal()]
+    kept = {int(path.stem[len(name) + 1 :]): path for path in paths}
     for count in sorted(count for count in kept if count >= num_modes):
         try:
-            return spectral.truncate(spectral.load(kept[count]), num_modes)
+            basis = spectral.truncate(spectral.load(kept[count]), num_modes)
         except ValueError:
-            continue  # damaged: computed anew, and replaced
+            continue  # damaged: computed anew
+        return replace(basis, faces=np.asarray(faces, np.int32))
     basis = spectral.compute(faces, num_vertices, num_modes, vertices, report)
-    try:
+    with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
         spectral.save(cache_folder() / f"{name}-{num_modes}.npz", basis)
-    except OSError:
-        pass  # a cache that cannot be written is no reason to fail
     return basis
 
 
@@ -58,7 +60,8 @@ def cache_folder() -> Path:
 def read_modes(path: str | Path, variable: str | None = None) -> Float[np.ndarray, "vertex freq"]:
     """Modes in columns from .npy (whatever its name, as in mesh.evecs_6890), MATLAB .mat, or text of numbers, float32.
 
-    In a .mat file they are the named variable, or the only plausible one. Raises ValueError naming the file.
+    In a .mat file they are the named variable, or one of a usual name (evecs, modes, ...), or the largest matrix.
+    Raises ValueError naming the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -71,14 +74,17 @@ def read_modes(path: str | Path, variable: str | None = None) -> Float[np.ndarra
         elif path.suffix.lower() == ".mat":
             modes = _read_mat(path, start, variable)
         else:
-            modes = np.loadtxt(path, np.float64, delimiter="," if b"," in path.open("rb").readline() else None, ndmin=2)
+            with path.open("rb") as file:
+                comma = b"," in file.readline()
+            modes = np.loadtxt(path, np.float64, delimiter="," if comma else None, ndmin=2)
     except Exception as error:  # a damaged .mat file fails in any way
         raise ValueError(f"{path}: not readable as modes ({error})") from error
     if modes.ndim != 2 or modes.dtype.kind != "f" or not 1 <= modes.shape[1] <= modes.shape[0]:
         raise ValueError(
             f"{path}: holds {modes.dtype} {modes.shape}, expected floats (vertices, modes), modes in columns"
         )
-    modes = np.array(modes, np.float32, order="C")
+    with np.errstate(over="ignore"):
+        modes = np.array(modes, np.float32, order="C")
     if not np.isfinite(modes).all():
         raise ValueError(f"{path}: mode {int(np.argmin(np.isfinite(modes).all(axis=0)))} is not finite")
     return modes
@@ -92,27 +98,29 @@ def _read_mat(path: Path, start: bytes, variable: str | None) -> np.ndarray:
         except ImportError as error:
             raise ValueError("a MATLAB 7.3 file needs h5py: pip install 'spectral-jax[hdf5]'") from error
         with h5py.File(path, "r") as file:
-            arrays: dict[str, Any] = {name: file[name] for name in file if getattr(file[name], "ndim", 0) == 2}
-            return arrays[_choose({name: array.shape[::-1] for name, array in arrays.items()}, variable)][()].T
+            arrays = {name: array for name, array in file.items() if getattr(array, "ndim", 0) == 2}
+            shapes = {name: array.shape[::-1] for name, array in arrays.items() if array.dtype.kind == "f"}
+            return arrays[_choose(shapes, variable)][()].T
     import scipy.io
 
-    shapes = {name: shape for name, shape, _ in scipy.io.whosmat(path) if len(shape) == 2}
+    found = scipy.io.whosmat(path)
+    shapes = {name: shape for name, shape, kind in found if len(shape) == 2 and kind in ("double", "single")}
     name = _choose(shapes, variable)
     return np.asarray(scipy.io.loadmat(path, variable_names=[name])[name])
 
 
 def _choose(shapes: dict[str, tuple[int, ...]], variable: str | None) -> str:
-    """The variable asked for, or one of the usual names, or the largest."""
+    """Among matrices of floats: the variable asked for, or one of the usual names, or the largest."""
     if variable is not None and variable not in shapes:
-        raise ValueError(f"no matrix {variable!r}, there are {', '.join(shapes) or 'none'}")
+        raise ValueError(f"no matrix of floats {variable!r}, there are {', '.join(shapes) or 'none'}")
     if not shapes:
-        raise ValueError("no matrix in it")
+        raise ValueError("no matrix of floats in it")
     usual = next((name for name in NAMES if name in shapes), None)
     return variable or usual or max(shapes, key=lambda name: shapes[name][0] * shapes[name][1])
 
 
 def write_modes(path: str | Path, basis: SpectralBasis) -> None:
-    """Write the modes as the suffix says: .npy or .evecs_N (both NumPy), .mat (evecs, evals, triv from 1), .txt."""
+    """Write the modes as the suffix says: .npy or .evecs_N (NumPy), .mat (evecs, evals, mass, triv from 1), .txt."""
     path, modes = Path(path), np.asarray(basis.modes, np.float32)
     partial = path.with_name(path.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,9 +130,15 @@ def write_modes(path: str | Path, basis: SpectralBasis) -> None:
     elif path.suffix == ".mat":
         import scipy.io
 
-        faces, evals = np.asarray(basis.faces) + 1.0, np.asarray(basis.eigenvalues)[:, None]
+        arrays = {
+            "evecs": modes,
+            "evals": np.asarray(basis.eigenvalues)[:, None],
+            "triv": np.asarray(basis.faces) + 1.0,
+        }
+        if basis.mass is not None:
+            arrays["mass"] = np.asarray(basis.mass)[:, None]
         with partial.open("wb") as file:
-            scipy.io.savemat(file, {"evecs": modes, "evals": evals, "triv": faces}, do_compression=True)
+            scipy.io.savemat(file, arrays, do_compression=True)
     elif path.suffix == ".txt":
         np.savetxt(partial, modes, fmt="%.9g")
     else:

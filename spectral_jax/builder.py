@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.proto import tf_example_pb2
 
 from spectral_jax import basis as spectral
 from spectral_jax.basis import SpectralBasis
@@ -89,8 +90,9 @@ def write(
     """Write examples as a prepared folder that holds all that training needs; returns `out`.
 
     The folder appears under its name only when it is complete. What a build that was cut short had finished stays in a
-    hidden folder beside it, and the same build goes on from there where its sources have versions. `watch` is told of
-    every mesh. Raises ValueError when `out` exists (unless `overwrite`) or a split is empty.
+    hidden folder beside it, and the same build goes on from there where its sources have versions; a ValueError of
+    theirs leaves nothing, for they have to change. `watch` is told of every mesh. Raises ValueError when `out` exists
+    (unless `overwrite`) or a split is empty.
     """
     out = Path(out)
     check_free(out, overwrite)
@@ -129,10 +131,12 @@ def write(
         if out.exists():
             os.replace(out, staging / "replaced")
         os.replace(data, out)
-    except BaseException:
-        if resumable and any(journal.iterdir()):
-            raise
-        shutil.rmtree(staging, ignore_errors=True)
+    except BaseException as error:
+        kept = sum(json.loads(path.read_text())["meshes"] for path in journal.glob("[!.]*"))
+        if resumable and kept and not isinstance(error, ValueError):
+            error.add_note(f"{kept:,} meshes are kept: the same command goes on from there")
+        else:
+            shutil.rmtree(staging, ignore_errors=True)
         raise
     shutil.rmtree(staging, ignore_errors=True)
     return out
@@ -181,7 +185,7 @@ def _write_parts(
         else:
             empty = np.zeros((0, 3), np.float32)
             record = found._asdict() | {"vertices": empty if found.vertices is None else found.vertices}
-            serialised = form.serialize_example(record)
+            serialised = _in_order(form.serialize_example(record))
             writer.write(serialised)
             part["meshes"], part["bytes"] = part["meshes"] + 1, part["bytes"] + len(serialised)
             part["identities"][found.identity] = part["identities"].get(found.identity, 0) + 1
@@ -190,6 +194,12 @@ def _write_parts(
     if writer:
         close(writer, len(source.names))
     return parts
+
+
+def _in_order(serialised: bytes) -> bytes:
+    """The same tf.Example with its fields in one order: TFDS leaves them in another in each process."""
+    proto: Any = tf_example_pb2
+    return proto.Example.FromString(serialised).SerializeToString(deterministic=True)
 
 
 def _record_file(split: str, part: int) -> str:

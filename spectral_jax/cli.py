@@ -8,12 +8,13 @@ from typing import Any
 
 import tyro
 
-from spectral_jax.commands.basis import BasisAlign, BasisCheck, BasisCompute
+from spectral_jax.commands.basis import BasisAlign, BasisCheck, BasisCompute, BasisExport, BasisImport
 from spectral_jax.commands.console import console
 from spectral_jax.commands.convert import Convert
 from spectral_jax.commands.dataset import DatasetAmass, DatasetDemo, DatasetDfaust, DatasetImport, DatasetMeshes
 from spectral_jax.commands.evaluate import Eval
 from spectral_jax.commands.info import DatasetInfo
+from spectral_jax.commands.interpolate import Filter, Interpolate, Mix, Sample
 from spectral_jax.commands.release import Export, ImportRelease
 from spectral_jax.commands.train import Demo, Train, stored_options
 
@@ -21,10 +22,20 @@ COMMANDS = {
     "demo": Demo,
     "train": Train,
     "eval": Eval,
+    "interpolate": Interpolate,
+    "sample": Sample,
+    "filter": Filter,
+    "mix": Mix,
     "convert": Convert,
     "export": Export,
     "import": ImportRelease,
-    "basis": {"compute": BasisCompute, "check": BasisCheck, "align": BasisAlign},
+    "basis": {
+        "compute": BasisCompute,
+        "check": BasisCheck,
+        "align": BasisAlign,
+        "import": BasisImport,
+        "export": BasisExport,
+    },
     "dataset": {
         "demo": DatasetDemo,
         "amass": DatasetAmass,
@@ -45,15 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = parse(argv)
         keep_compiled_programs()
         command()
-    except KeyboardInterrupt:
-        console.print("interrupted")
+    except KeyboardInterrupt as error:
+        console.print("; ".join(["interrupted", *getattr(error, "__notes__", ())]), soft_wrap=True)
         return 130
     except SystemExit as exit:
         return exit.code if isinstance(exit.code, int) else 1
     except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             raise
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        text = "; ".join([f"error: {error}", *getattr(error, "__notes__", ())])
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         return 1 if isinstance(error, FloatingPointError) else 2
     return 0
 

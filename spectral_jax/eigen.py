@@ -16,7 +16,7 @@ from jaxtyping import Float
 SLICE = 160  # eigenvalues between two shifts, at most
 OVERLAP = 8  # eigenvalues that a run finds beyond the middle of a slice
 BLOCK, LARGEST_BLOCK = 4, 64  # vectors in a block of Lanczos: a run sees eigenvalues repeated as often
-STABLE = 1e-7  # error of a factorisation, relative to the matrix, that is small enough
+NEAREST = 1e-6  # distance of a shift to an eigenvalue over that to the next shift, at least
 CONVERGED = 1e-11  # residual of a mode of the inverse, relative to its eigenvalue
 ACCURATE = 1e-11  # residual of a mode, relative to the matrix, at most: less so where a shift is near an eigenvalue
 CROSSTALK = 2e-7  # product of two modes from different runs, at most
@@ -77,14 +77,14 @@ def sliced(
     while done < count:
         if i == len(sizes) or block > LARGEST_BLOCK:
             raise ValueError(
-                f"of {count} modes, those beyond the {done} with eigenvalues below {shifts[i]:.9g} could not be told "
-                "apart: one of them is repeated too many times"
+                f"only {done} of {count} modes can be told apart: beyond the eigenvalue {shifts[i]:.9g} one is "
+                "repeated too many times"
             )
         reach = [0, *(-(-size // 2) + overlap for size in sizes), 0]
         first = first or run(matrix, shifts[i], room[i], reach[i], reach[i + 1], block)
         second = run(matrix, shifts[i + 1], room[i + 1], reach[i + 1], reach[i + 2], block)
         between = join(first, second) if first and second and first.factor.below == done else None
-        if between is None:  # a run saw too few copies of a repeated eigenvalue, or none of the gaps
+        if between is None or second is None:  # a run saw too few copies of a repeated eigenvalue, or none of the gaps
             block, overlap, first = 2 * block, overlap * (2 if first and second else 1), None
             continue
         stop = min(done + len(between[0]), count)
@@ -117,17 +117,22 @@ def plan(matrix: Any, count: int) -> tuple[list[float], list[int]]:
 def halve(matrix: Any, low: float, high: float) -> tuple[float, int]:
     """A shift between two others and the number of eigenvalues below it."""
     # not the middle: halves of whole numbers are all too often eigenvalues of a graph
-    factor = factorise(matrix, low + 0.4877 * (high - low), 0.01 * (high - low))
+    factor = factorise(matrix, low + 0.4877 * (high - low), high - low)
     return factor.shift, factor.below
 
 
-def factorise(matrix: Any, shift: float, step: float) -> Factor:
-    """L D L^T of A - shift with pivots from the diagonal; if inexact, the best of some shifts, a step apart."""
+def factorise(matrix: Any, shift: float, room: float) -> Factor:
+    """L D L^T of A - shift with pivots from the diagonal.
+
+    A shift too near to an eigenvalue, or where the factors are inexact, moves up by less than a tenth of its room.
+    """
     import scipy.sparse
     from scipy.sparse.linalg import splu
 
-    norm, best = float(abs(matrix).sum(axis=1).max()), None
-    for moved in (shift + step * np.arange(8)).tolist():
+    # the norm of M X, X normal in 16 columns, is 4 times that of M on average and below it once in 10^12
+    probes = np.random.default_rng(0).standard_normal((matrix.shape[0], 16))
+    best, least = None, np.inf
+    for moved in (shift + 0.01 * room * np.arange(8)).tolist():
         shifted = scipy.sparse.csc_array(matrix - moved * scipy.sparse.eye_array(matrix.shape[0]))
         try:
             options = {"SymmetricMode": True}
@@ -137,13 +142,13 @@ def factorise(matrix: Any, shift: float, step: float) -> Factor:
         if (factors.perm_r != factors.perm_c).any():
             continue
         lower, pivots = factors.L, factors.U.diagonal()[:, None]
-        # the norm of M X, X normal in 16 columns, is 4 times that of M on average and below it once in 10^12
-        probes = np.random.default_rng(0).standard_normal((matrix.shape[0], 16))
         image = (shifted @ probes[factors.perm_c])[np.argsort(factors.perm_c)]
         error = float(np.linalg.norm(lower @ (pivots * (lower.T @ probes)) - image))
-        if best is None or error < best.error:
-            best = Factor(moved, int((pivots < 0).sum()), error, factors.solve)
-        if best.error < STABLE * norm:
+        inverse = float(np.linalg.norm(factors.solve(probes))) / 4  # no eigenvalue is nearer than one over it
+        doubt = max(error, NEAREST * room) * inverse
+        if doubt < least:
+            best, least = Factor(moved, int((pivots < 0).sum()), error, factors.solve), doubt
+        if doubt < 0.1:
             break
     if best is None:
         raise ValueError(f"the matrix has no factorisation with pivots from its diagonal near {shift:.9g}")
@@ -157,7 +162,7 @@ def run(matrix: Any, shift: float, room: float, below: int, above: int, block: i
     """
     size, norm = matrix.shape[0], float(abs(matrix).sum(axis=1).max())
     for moved in (shift + 0.01 * room * np.arange(0, 80, 8)).tolist():
-        factor = factorise(matrix, moved, 0.01 * room)
+        factor = factorise(matrix, moved, room)
         found = lanczos(factor.solve, size, min(below, factor.below), min(above, size - factor.below), block)
         if found is None:
             return None

@@ -59,7 +59,8 @@ def demo(
             return np.linspace(0, count, DEMO_FRAMES, endpoint=False).astype(int).tolist()
 
         source = {"recipe": "demo", "seed": seed, "frames_per_sequence": DEMO_FRAMES}
-        return _build_bodies(out, {"male": body, "female": body}, basis, splits, frames, source, True, overwrite, watch)
+        bodies = {"male": body, "female": body}
+        return _build_bodies(out, bodies, (), basis, splits, frames, source, True, overwrite, watch)
 
 
 def published(
@@ -93,10 +94,10 @@ def published(
             f"{paths['male']} has {male.num_vertices} vertices and {len(male.faces)} faces, {paths['female']} has "
             f"{female.num_vertices} and {len(female.faces)}, or other faces: not the same connectivity"
         )
-    rest = _rest_shape(male)
-    basis = _basis(rest, num_modes, operator, basis_path, report)
-    source = {"recipe": recipe, "folder": str(folder), "bodies": builder.file_version([paths["male"], paths["female"]])}
-    return _build_bodies(out, bodies, basis, splits, FRAMES[recipe], source, strict, overwrite, watch)
+    basis = _basis(_rest_shape(male), num_modes, operator, basis_path, report)
+    source = {"recipe": recipe, "folder": str(folder), "body_folder": str(body_folder)}
+    files = [paths["male"], paths["female"]]
+    return _build_bodies(out, bodies, files, basis, splits, FRAMES[recipe], source, strict, overwrite, watch)
 
 
 def _amass_frames(count: int) -> range:
@@ -144,7 +145,7 @@ def meshes(
             for index in range(start, len(chosen)):
                 item = chosen[index]
                 for frame, vertices in registrations.read(item, raw):
-                    labels = (item.identity, Path(folder).name, item.name, frame, "")
+                    labels = (item.identity, Path(folder).absolute().name, item.name, frame, "")
                     yield index, ((registrations.normalise(vertices[None], center, scale, up)[0],), labels)
 
         size = int(np.clip(3_000_000 // len(shape), 1, BATCH))
@@ -164,7 +165,7 @@ def meshes(
 
 def _rest_shape(body: Body) -> Mesh:
     """The body in its rest pose, mean shape."""
-    zeros = np.zeros((1, 156), np.float32), np.zeros((1, 16), np.float32)
+    zeros = np.zeros((BATCH, 156), np.float32), np.zeros((BATCH, 16), np.float32)  # as many as are compiled for anyway
     return Mesh(np.asarray(pose_bodies(body, *zeros)[0]), body.faces)
 
 
@@ -188,12 +189,15 @@ def _basis(
             f"{path} is for {basis.num_vertices} vertices and connectivity {basis.fingerprint[:12]}, the meshes have "
             f"{count} and {template.fingerprint[:12]}"
         )
+    if operator == "cotangent" and basis.operator == "graph":
+        raise ValueError(f"{path} is of the graph operator, not the cotangent")
     return basis if num_modes is None else spectral.truncate(basis, num_modes)
 
 
 def _build_bodies(
     out: str | Path,
     bodies: Mapping[str, Body],
+    body_files: Sequence[Path],
     basis: SpectralBasis,
     splits: Mapping[str, Sequence[Recording]],
     frames: Callable[[int], Iterable[int]],
@@ -202,7 +206,10 @@ def _build_bodies(
     overwrite: bool,
     watch: Watch,
 ) -> Path:
-    """Write the posed bodies of recordings: pelvis at the origin, root orientation removed, metres."""
+    """Write the posed bodies of recordings: pelvis at the origin, root orientation removed, metres.
+
+    Without body files the recordings are taken to be temporary: such a build starts from nothing each time.
+    """
     on_device, project = jax.device_put(basis), jax.jit(spectral.project)
 
     def compute(poses, betas, female):
@@ -219,7 +226,8 @@ def _build_bodies(
             return _examples(_rows(recordings, start, frames, strict), compute, BATCH, split == "test")
 
         names = [str(Path(r.dataset) / r.identity / r.path.name) for r in recordings]
-        return Source(names, examples, builder.file_version(r.path for r in recordings))
+        version = builder.file_version([*body_files, *(r.path for r in recordings)]) + strict * " strict"
+        return Source(names, examples, version if body_files else "")
 
     sources = {split: source(split) for split in splits}
     return builder.write(out, basis, _rest_shape(bodies["male"]), sources, metadata, overwrite, watch)

@@ -17,6 +17,14 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def basis_cache(tmp_path_factory):
+    """Computed bases are kept in a folder of the session, not in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPECTRAL_JAX_CACHE", str(tmp_path_factory.mktemp("bases")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def sphere():
     """A closed mesh of 162 vertices."""

@@ -7,7 +7,6 @@ import pytest
 
 from spectral_jax import align, dataset, evaluate, lightning, run, upstream
 from spectral_jax import basis as spectral
-from spectral_jax.basis import SpectralBasis
 from spectral_jax.cli import main
 from spectral_jax.commands.evaluate import print_summary
 
@@ -15,7 +14,7 @@ TINY = Path(__file__).parent / "tiny"
 
 
 def changed(basis, modes):
-    return SpectralBasis(np.asarray(modes, np.float32), basis.eigenvalues, basis.faces)
+    return dataclasses.replace(basis, modes=np.asarray(modes, np.float32))
 
 
 def repeated(basis):
@@ -168,6 +167,47 @@ def test_fewer_coefficients_than_modes(sphere_basis):
     np.testing.assert_allclose(aligned.modes[:, :cut], sphere_basis.modes[:, :cut], atol=2e-5)
 
 
+@pytest.fixture(scope="module")
+def cotangent_basis():
+    """Of a sphere of 642 vertices, stretched along one axis: eigenvalues are simple or double."""
+    import trimesh
+
+    made = trimesh.creation.icosphere(subdivisions=3)
+    vertices = np.asarray(made.vertices, np.float32) * np.array([1, 1, 1.5], np.float32)
+    return spectral.compute(np.asarray(made.faces, np.int32), 642, 40, vertices)
+
+
+def near(basis):
+    """Pairs of neighbouring modes with eigenvalues less than 0.001 apart, as (first, 2)."""
+    firsts = np.flatnonzero(np.diff(basis.eigenvalues) < 1e-3 * basis.eigenvalues[1:]).tolist()
+    return [(a, 2) for a, before in zip(firsts, [-2, *firsts], strict=False) if a > before + 1]
+
+
+def test_a_cotangent_basis_is_aligned_under_its_mass(cotangent_basis):
+    groups = near(cotangent_basis)
+    assert len(groups) > 2
+    other = rotated(flipped(cotangent_basis)[0], groups)
+    for aligned, report in (
+        align.align(other, cotangent_basis),
+        align.signs_from_data(other, *random_meshes(cotangent_basis, 4)),
+    ):
+        np.testing.assert_allclose(aligned.modes, cotangent_basis.modes, atol=1e-5)
+        np.testing.assert_array_equal(aligned.mass, cotangent_basis.mass)
+        assert spectral.orthonormality_error(aligned.modes, aligned.mass) < 1e-6
+        assert (report.complete, report.rotated) == (True, groups)
+
+
+def test_operators_are_not_aligned_with_each_other(cotangent_basis, data, tmp_path, capsys):
+    graph = spectral.compute(cotangent_basis.faces, 642, 8)
+    with pytest.raises(ValueError, match="the basis is of the graph operator, the reference of the cotangent operator"):
+        align.align(graph, cotangent_basis)
+    vertices = np.random.default_rng(0).normal(size=(1229, 3)).astype(np.float32)
+    spectral.save(tmp_path / "c.npz", spectral.compute(np.asarray(data.basis.faces), 1229, 4, vertices))
+    options = ["--data", str(TINY / "root"), "--out", str(tmp_path / "out.npz")]
+    assert main(["basis", "align", str(tmp_path / "c.npz"), *options]) == 2
+    assert "c.npz is of the cotangent operator" in capsys.readouterr().err
+
+
 def test_command(data, tmp_path, capsys):
     other, count = flipped(data.basis)
     source, reference, out = (tmp_path / name for name in ("other.npz", "reference.npz", "out.npz"))
@@ -177,7 +217,7 @@ def test_command(data, tmp_path, capsys):
         assert main(["basis", "align", str(source), "--out", str(out), *options]) == 0
         assert f"out.npz: 128 modes compared: {count} flipped" in capsys.readouterr().out
         np.testing.assert_array_equal(spectral.load(out).modes, data.basis.modes)
-    spectral.save(tmp_path / "faces.npz", SpectralBasis(other.modes, other.eigenvalues, other.faces[:-9]))
+    spectral.save(tmp_path / "faces.npz", dataclasses.replace(other, faces=other.faces[:-9]))
     for file, options, message in (
         (source, ["--reference", str(reference)], "exists already; --overwrite replaces it"),
         (source, ["--overwrite"], "give either --reference or --data"),

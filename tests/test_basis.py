@@ -1,9 +1,13 @@
+import dataclasses
+import sys
+
 import numpy as np
 import pytest
 
 from spectral_jax import basis as spectral
 from spectral_jax import mesh
 from spectral_jax.basis import SpectralBasis
+from spectral_jax.basis_quality import quality
 
 
 def test_modes_are_orthonormal_eigenvectors_in_ascending_order(sphere, sphere_basis):
@@ -137,3 +141,115 @@ def test_another_basis_of_the_same_mesh_is_noticed(sphere, sphere_basis):
     other = SpectralBasis(sphere_basis.modes, sphere_basis.eigenvalues, sphere.faces[:-9])
     with pytest.raises(ValueError, match="not the same connectivity"):
         spectral.check_same(sphere_basis, other, ("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def cotangent_basis(unit_sphere):
+    return spectral.compute(unit_sphere.faces, 642, 64, unit_sphere.vertices)
+
+
+@pytest.fixture(scope="module")
+def unit_sphere():
+    import trimesh
+
+    made = trimesh.creation.icosphere(subdivisions=3)
+    return mesh.Mesh(np.asarray(made.vertices, np.float32), np.asarray(made.faces, np.int32))
+
+
+def test_cotangent_modes_are_spherical_harmonics(unit_sphere, cotangent_basis):
+    """Eigenvalues l (l + 1) per square metre, 2 l + 1 of each."""
+    degrees = np.repeat(np.arange(5), 2 * np.arange(5) + 1)
+    np.testing.assert_allclose(cotangent_basis.eigenvalues[:25], degrees * (degrees + 1), rtol=0.03, atol=1e-9)
+    positions = np.asarray(spectral.project(cotangent_basis, unit_sphere.vertices))
+    assert abs(positions[1:4]).max() > 10  # the coordinates are the harmonics of degree 1
+    assert abs(np.delete(positions, [1, 2, 3], axis=0)).max() < 0.02
+    doubled = spectral.compute(unit_sphere.faces, 642, 9, 2 * unit_sphere.vertices)
+    np.testing.assert_allclose(doubled.eigenvalues[1:], cotangent_basis.eigenvalues[1:9] / 4, rtol=1e-9)
+    np.testing.assert_allclose(doubled.mass, cotangent_basis.mass, rtol=1e-6)
+
+
+def test_cotangent_modes_are_orthonormal_under_the_mass(cotangent_basis):
+    assert (cotangent_basis.operator, cotangent_basis.mass.dtype) == ("cotangent", np.float32)
+    assert cotangent_basis.mass.mean() == pytest.approx(1, abs=1e-6)
+    modes = np.asarray(cotangent_basis.modes, np.float64)
+    np.testing.assert_allclose(modes.T @ (modes * cotangent_basis.mass[:, None]), np.eye(64), atol=1e-6)
+    assert abs(modes.T @ modes - np.eye(64)).max() > 1e-3
+    coefficients = np.random.default_rng(6).normal(size=(2, 64, 3)).astype(np.float32)
+    again = spectral.project(cotangent_basis, spectral.reconstruct(cotangent_basis, coefficients))
+    np.testing.assert_allclose(again, coefficients, atol=1e-5)
+
+
+def test_cotangent_full_rank_round_trip(sphere):
+    stretched = sphere.vertices * np.array([1.0, 2.0, 0.5], np.float32)
+    basis = spectral.compute(sphere.faces, 162, None, stretched)
+    vertices = np.random.default_rng(7).normal(size=(2, 162, 3)).astype(np.float32)
+    np.testing.assert_allclose(spectral.reconstruct(basis, spectral.project(basis, vertices)), vertices, atol=2e-5)
+
+
+def test_a_file_keeps_the_mass(cotangent_basis, tmp_path):
+    spectral.save(tmp_path / "basis.npz", cotangent_basis)
+    loaded = spectral.load(tmp_path / "basis.npz")
+    np.testing.assert_array_equal(loaded.mass, cotangent_basis.mass)
+    np.testing.assert_array_equal(spectral.truncate(loaded, 5).mass, cotangent_basis.mass)
+    for mass, message in ((-loaded.mass, "not all of it is positive"), (loaded.mass[:-1], r"mass \(641,\) of 642")):
+        path = damaged(loaded, tmp_path / "damaged.npz", mass=mass)
+        with pytest.raises(ValueError, match=rf"damaged\.npz: .*{message}"):
+            spectral.load(path)
+    with pytest.raises(ValueError, match=r"damaged\.npz: modes are not orthonormal"):
+        spectral.load(damaged(loaded, tmp_path / "damaged.npz"))
+
+
+def test_bases_of_two_operators_are_not_the_same(unit_sphere, cotangent_basis):
+    graph = spectral.compute(unit_sphere.faces, 642, 8)
+    with pytest.raises(ValueError, match="a is of the graph operator, b of the cotangent operator"):
+        spectral.check_same(graph, cotangent_basis, ("a", "b"))
+
+
+def test_the_cotangent_operator_names_the_extra_that_it_needs(sphere, monkeypatch):
+    monkeypatch.setitem(sys.modules, "robust_laplacian", None)
+    with pytest.raises(ValueError, match=r"needs robust-laplacian: pip install 'spectral-jax\[cotangent\]'"):
+        spectral.compute(sphere.faces, 162, 4, sphere.vertices)
+
+
+def test_the_sparse_solver_gives_the_same_basis(unit_sphere, cotangent_basis, monkeypatch):
+    told = []
+    monkeypatch.setattr(spectral, "DENSE", 100)
+    sparse = spectral.compute(unit_sphere.faces, 642, 64, unit_sphere.vertices, told.append)
+    assert (told[0], told[-1], spectral.solver(642, 64)) == (0, 64, "sparse")
+    np.testing.assert_allclose(sparse.eigenvalues, cotangent_basis.eigenvalues, atol=1e-7)
+    assert abs(spectral.orthonormality_error(sparse.modes, sparse.mass)) < 1e-6
+
+
+def test_quality_of_a_good_basis(sphere_basis, unit_sphere, cotangent_basis):
+    found = quality(sphere_basis)
+    assert (found.residual < 1e-6, found.orthonormality < 1e-6) == (True, True)
+    assert found.repeated > 100  # of 162: a sphere's eigenvalues are repeated
+    assert len(found.smallest_gaps) == 5
+    assert found.smallest_gaps[0][1] < 1e-12
+    assert quality(spectral.truncate(sphere_basis, 1)) == (
+        pytest.approx(0, abs=1e-6),
+        pytest.approx(0, abs=1e-6),
+        [],
+        0,
+    )
+    found = quality(cotangent_basis, unit_sphere.vertices)
+    assert (found.residual < 1e-5, found.orthonormality < 1e-6) == (True, True)
+    without = quality(cotangent_basis)
+    assert (without.residual, without.orthonormality) == (None, found.orthonormality)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda b: {"eigenvalues": b.eigenvalues * 1.001}, "residual"),
+        (lambda b: {"modes": np.roll(b.modes, 1, axis=0)}, "residual"),
+        (lambda b: {"modes": np.asarray(b.modes) * np.float32(1.001)}, "orthonormality"),
+    ],
+)
+def test_quality_of_a_bad_basis(sphere_basis, change, name):
+    assert getattr(quality(dataclasses.replace(sphere_basis, **change(sphere_basis))), name) > 2e-4
+
+
+def test_a_cotangent_basis_of_another_shape_is_noticed(unit_sphere, cotangent_basis):
+    for other in (unit_sphere.vertices * np.array([1, 1, 1.1], np.float32), unit_sphere.vertices * np.float32(1.01)):
+        assert quality(cotangent_basis, other).residual > 1e-3

@@ -2,65 +2,212 @@
 
 from __future__ import annotations
 
+import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
-from spectral_jax.commands.console import console, track
+from spectral_jax.basis import Operator, SpectralBasis
+from spectral_jax.commands.console import console, counting, track
 from spectral_jax.commands.dataset import open_data
+from spectral_jax.mesh import Mesh
+
+ALLOWED = 1e-4  # residual and orthonormality of a basis, see `spectral_jax.basis_quality`
 
 
 @dataclass(frozen=True)
 class BasisCompute:
-    """Compute the lowest eigenmodes of a mesh's graph Laplacian and save them."""
+    """Compute the lowest eigenmodes of a mesh's Laplacian and save them; computed once, they are kept in a cache."""
 
-    mesh: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MESH")]
-    """Any mesh file trimesh reads (.obj, .ply, .off, .stl, ...)."""
+    mesh: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FACES_OR_MESH")]
+    """A mesh (.obj .ply .off .stl .npz .hdf5 ...), an SMPL-H body (.npz), or faces as text (.txt .triv)."""
     out: Path
     """The .npz file to write."""
     modes: int | None = None
     """How many modes (default: as many as there are vertices)."""
+    operator: Operator = "graph"
+    """The Laplacian: of the graph, as published, or the cotangent one of the mesh's shape."""
     overwrite: bool = False
     """Replace the file if it exists."""
 
     def __call__(self) -> None:
-        from spectral_jax import basis, mesh
+        from spectral_jax import basis, basis_files
 
-        if self.out.exists() and not self.overwrite:
-            raise ValueError(f"{self.out} exists already; --overwrite replaces it")
-        loaded = mesh.read_mesh(self.mesh)
-        with console.status(f"computing modes of {len(loaded.vertices)} vertices"):
-            computed = basis.compute(loaded.faces, len(loaded.vertices), self.modes)
+        check_free(self.out, self.overwrite)
+        faces, count, vertices = read_shape(self.mesh)
+        if self.operator == "cotangent" and vertices is None:
+            raise ValueError(f"{self.mesh}: holds faces alone, --operator cotangent needs a mesh with vertices")
+        vertices = vertices if self.operator == "cotangent" else None
+        modes, told, start = count if self.modes is None else self.modes, [], time.monotonic()
+        with counting(f"computing modes of {count:,} vertices", modes) as progress, warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", soft_wrap=True)
+
+            def report(done: int) -> None:
+                told.append(done)
+                progress(done)
+
+            computed = basis_files.cached(faces, count, modes, vertices, report)
+        seconds = time.monotonic() - start
+        figures = check(self.mesh, computed, vertices)
         basis.save(self.out, computed)
-        print(f"{self.out}: {computed.num_modes} modes of {computed.num_vertices} vertices")
+        origin = f"computed by the {basis.solver(count, modes)} solver" if told else "from the cache"
+        print(f"{describe(self.out, computed)}, {origin} in {seconds:.1f} s\n{figures}")
 
 
 @dataclass(frozen=True)
 class BasisCheck:
-    """Check a basis file: its arrays, its orthonormality, and whether it is the basis of a mesh."""
+    """Check a basis file: its arrays, whether its modes are eigenmodes and which are unique, and whose basis it is."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The .npz file."""
-    mesh: Path | None = None
-    """A mesh file whose connectivity must be the basis's."""
+    mesh: Annotated[Path | None, tyro.conf.arg(metavar="FACES_OR_MESH")] = None
+    """A mesh, body or text of faces whose connectivity must be the basis's; for a cotangent basis, its shape."""
 
     def __call__(self) -> None:
         from spectral_jax import basis, mesh
 
-        loaded = basis.load(self.file)
+        loaded, vertices = basis.load(self.file), None
         if self.mesh:
-            other = mesh.read_mesh(self.mesh)
-            found = mesh.fingerprint(other.faces, len(other.vertices))
+            faces, count, vertices = read_shape(self.mesh)
+            found = mesh.fingerprint(faces, count)
             if found != loaded.fingerprint:
                 raise ValueError(
                     f"{self.file} is for {loaded.num_vertices} vertices of connectivity {loaded.fingerprint[:12]}, "
-                    f"{self.mesh} has {len(other.vertices)} of {found[:12]}"
+                    f"{self.mesh} has {count} of {found[:12]}"
                 )
-        print(
-            f"{self.file}: {loaded.num_modes} modes of {loaded.num_vertices} vertices, {loaded.fingerprint[:12]}, fine"
+        figures = check(self.file, loaded, vertices)
+        print(f"{describe(self.file, loaded)}, fine\n{figures}")
+
+
+@dataclass(frozen=True)
+class BasisImport:
+    """Turn modes of another program, or of a published dataset, into a basis file."""
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """Modes in columns: .npy, .evecs_6890 and the like, MATLAB .mat, or numbers as text."""
+    mesh: Annotated[Path, tyro.conf.arg(metavar="FACES_OR_MESH")]
+    """A mesh, body or text of faces of whose graph Laplacian they are the modes."""
+    out: Path
+    """The .npz file to write."""
+    variable: str | None = None
+    """The variable of a .mat file (default: evecs or the like, else the largest matrix)."""
+    modes: int | None = None
+    """How many of them (default: all)."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+
+    def __call__(self) -> None:
+        from spectral_jax import basis, basis_files
+
+        check_free(self.out, self.overwrite)
+        (faces, count, _), modes = read_shape(self.mesh), basis_files.read_modes(self.file, self.variable)
+        if len(modes) != count:
+            raise ValueError(f"{self.file} has modes of {len(modes)} vertices, {self.mesh} has {count}")
+        if self.modes is not None and not 1 <= self.modes <= modes.shape[1]:
+            raise ValueError(f"{self.modes} modes asked for, {self.file} has {modes.shape[1]}")
+        imported = basis.from_modes(modes[:, : self.modes], faces, (str(self.file), str(self.mesh)))
+        figures = check(self.file, imported, None)
+        basis.save(self.out, imported)
+        print(f"{describe(self.out, imported)}\n{figures}")
+
+
+@dataclass(frozen=True)
+class BasisExport:
+    """Write the modes of a basis for other programs."""
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """The .npz file of the basis."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """The file to write: .npy or .evecs_N (both NumPy), .mat (with eigenvalues and faces), or .txt."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+
+    def __call__(self) -> None:
+        from spectral_jax import basis, basis_files
+
+        check_free(self.out, self.overwrite)
+        loaded = basis.load(self.file)
+        basis_files.write_modes(self.out, loaded)
+        print(describe(self.out, loaded))
+        if loaded.mass is not None:
+            note = "these modes are orthonormal under the mass of the vertices, which only a .mat file has"
+            console.print(note, soft_wrap=True)
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """Raise ValueError when there is such a file that is not to be replaced."""
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists already; --overwrite replaces it")
+
+
+def read_shape(path: Path) -> tuple[np.ndarray, int, np.ndarray | None]:
+    """Faces (face, 3), number of vertices and, unless the file is text of faces, vertices (vertex, 3)."""
+    from spectral_jax import mesh, registrations, upstream
+
+    suffix = path.suffix.lower()
+    if suffix in (".txt", ".triv"):
+        faces, vertices = upstream.read_faces(path), None
+    elif path.is_file():
+        vertices, faces = (_body(path) if suffix == ".npz" else None) or registrations.read_template([], path)
+    else:
+        raise ValueError(f"{path}: no such mesh file")
+    count = int(faces.max()) + 1 if vertices is None else len(vertices)
+    try:
+        mesh.edges(faces, count)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return faces, count, vertices
+
+
+def _body(path: Path) -> Mesh | None:
+    """Template and faces of an SMPL-H-format body, which is known by its array v_template; None for another .npz."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if "v_template" not in arrays:
+                return None
+            vertices, faces = np.asarray(arrays["v_template"], np.float32), arrays["f"]
+    except Exception as error:  # a damaged archive fails in any way
+        raise ValueError(f"{path}: not readable as a mesh or a body ({error})") from error
+    if vertices.shape[1:] != (3,) or faces.shape[1:] != (3,) or faces.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path}: v_template {vertices.shape} and f {faces.dtype} {faces.shape} are not those of a body, expected "
+            "(vertices, 3) and whole numbers (faces, 3)"
         )
+    return Mesh(vertices, faces.astype(np.int32))
+
+
+def describe(path: Path, basis: SpectralBasis) -> str:
+    """What a basis is of."""
+    return (
+        f"{path}: {basis.num_modes} modes of {basis.num_vertices} vertices, {basis.operator} operator, connectivity "
+        f"{basis.fingerprint[:12]}"
+    )
+
+
+def check(path: Path, basis: SpectralBasis, vertices: np.ndarray | None) -> str:
+    """What there is to say of a basis's quality; ValueError where its modes are none."""
+    from spectral_jax.basis_quality import quality
+
+    with console.status("checking the modes"):
+        found = quality(basis, vertices)
+    for name, value in (("residual", found.residual), ("deviation from orthonormality", found.orthonormality)):
+        if value is not None and not value <= ALLOWED:
+            shape = f" of {'that graph' if basis.mass is None else 'this shape'}" if name == "residual" else ""
+            raise ValueError(f"{path}: {name} is {value:.2g}, at most {ALLOWED:g} allowed: not the eigenmodes{shape}")
+    residual = f"{found.residual:.1e} of the largest eigenvalue" if found.residual is not None else "only --mesh tells"
+    gaps = ", ".join(f"{gap:.1e} before mode {mode}" for mode, gap in found.smallest_gaps)
+    repeated = (
+        f"{found.repeated} modes have a near-equal neighbour: any rotation among them is as good, so solvers differ"
+    )
+    return (
+        f"residual: {residual}; orthonormal to {found.orthonormality:.1e}\n"
+        f"smallest relative gaps: {gaps or 'none'}\n"
+        f"{repeated if found.repeated else 'no repeated eigenvalues: every mode is unique but for its sign'}"
+    )
 
 
 @dataclass(frozen=True)
@@ -87,8 +234,7 @@ class BasisAlign:
             raise ValueError("give either --reference or --data")
         if self.meshes < 1:
             raise ValueError(f"--meshes must be at least 1, not {self.meshes}")
-        if self.out.exists() and not self.overwrite:
-            raise ValueError(f"{self.out} exists already; --overwrite replaces it")
+        check_free(self.out, self.overwrite)
         loaded = basis.load(self.file)
         if self.reference:
             aligned, report = align.align(loaded, basis.load(self.reference))
@@ -99,13 +245,15 @@ class BasisAlign:
 
     def _samples(self, loaded, source: str):
         """Vertices and coefficients of the dataset's meshes."""
-        import numpy as np
-
         data = open_data(source)
         if data.basis.fingerprint != loaded.fingerprint:
             raise ValueError(
                 f"{self.file} is for {loaded.num_vertices} vertices of connectivity {loaded.fingerprint[:12]}, "
                 f"{data.path} has {data.basis.num_vertices} of {data.basis.fingerprint[:12]}"
+            )
+        if data.basis.operator != loaded.operator:
+            raise ValueError(
+                f"{self.file} is of the {loaded.operator} operator, {data.path} of the {data.basis.operator} operator"
             )
         records = data.splits.get("test", ())
         if not len(records) or records[0].vertices is None:

@@ -1,0 +1,347 @@
+"""`spectral-jax interpolate`, `sample`, `filter` and `mix`: experiments with a trained network and its basis."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from spectral_jax.commands.console import console, track
+from spectral_jax.commands.dataset import open_data
+
+Method = Literal["spatial", "latent", "spherical", "geodesic"]
+METHODS: tuple[Method, ...] = ("spatial", "latent", "spherical", "geodesic")
+NEAREST = 256  # test meshes that those of a path are compared with
+FAR = 0.75  # the share of pairs that are not far apart
+
+
+class Network(NamedTuple):
+    """A trained run with its dataset, and compiled: its two halves on batches, geodesics of so many points."""
+
+    run: Any
+    data: Any
+    encode: Callable
+    decode: Callable
+    geodesic: Callable
+
+
+@dataclass(frozen=True)
+class Interpolate:
+    """Walk from one mesh to another, through vertex space or the network's latents, and measure the way."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run folder."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """The folder to make: frames, path.glb, path.gif, path.npz and measures.json; with --compare the table."""
+    start: Annotated[str, tyro.conf.arg(name="from", metavar="I|FILE")] = "0"
+    """The first mesh: an index of the split, or a mesh file of the same connectivity, metres, placed as the data is."""
+    end: Annotated[str, tyro.conf.arg(name="to", metavar="J|FILE")] = "1"
+    """The last mesh, likewise."""
+    method: Method = "latent"
+    """Straight in vertex space, straight or along a great circle in latent space, or a geodesic of the decoder."""
+    steps: int = 16
+    """Meshes on the way, ends included."""
+    extend: float = 0.0
+    """Go on beyond both ends by this share of the way (not along a geodesic)."""
+    compare: Annotated[int | None, tyro.conf.arg(metavar="PAIRS")] = None
+    """Instead: compare all methods on so many random pairs of the split."""
+    seed: int = 0
+    """Seed of the random pairs."""
+    split: str = "test"
+    """The split that indices and pairs are of."""
+    data: str | None = None
+    """A dataset (default: the one the run was trained on)."""
+    format: Literal["ply", "obj"] = "ply"
+    """What the frames are written as."""
+    overwrite: bool = False
+    """Replace the files of the folder."""
+
+    def __call__(self) -> None:
+        if self.steps < 3:
+            raise ValueError(f"--steps must be at least 3, not {self.steps}")
+        if self.extend < 0 or (self.extend and self.method == "geodesic"):
+            raise ValueError(f"--extend must be at least 0, and 0 for a geodesic, not {self.extend}")
+        if self.compare is not None and self.compare < 1:
+            raise ValueError(f"--compare must be at least 1, not {self.compare}")
+        if self.out.exists() and any(self.out.iterdir()) and not self.overwrite:
+            raise ValueError(f"{self.out} is not empty; --overwrite replaces its files")
+        network = open_network(self.run, self.data)
+        if self.compare is None:
+            self.one(network)
+        else:
+            self.all(network, self.compare)
+
+    def one(self, network: Network) -> None:
+        """Write one path in all its forms."""
+        from spectral_jax import basis, gltf, render
+        from spectral_jax.mesh import Mesh, write_mesh
+
+        ends = [read_mesh(text, network, self.split) for text in (self.start, self.end)]
+        amounts = np.linspace(-self.extend, 1 + self.extend, self.steps, dtype=np.float32)
+        with console.status(f"walking: {self.method}"):
+            path = walk(self.method, network, *ends, amounts)
+            vertices = np.asarray(basis.reconstruct(network.run.basis, path["coefficients"]))
+            measures = measure(network, vertices, path, sample_vertices(network, self.split))
+        faces = np.asarray(network.run.basis.faces)
+        (self.out / "frames").mkdir(parents=True, exist_ok=True)
+        for step, frame in enumerate(vertices):
+            write_mesh(self.out / "frames" / f"{step:03d}.{self.format}", Mesh(frame, faces))
+        gltf.write_animation(self.out / "path.glb", vertices, faces)
+        np.savez(self.out / "path.npz", allow_pickle=False, amounts=amounts, **path)
+        record = {"run": str(self.run), "from": self.start, "to": self.end, "method": self.method, **measures}
+        (self.out / "measures.json").write_text(json.dumps(record, indent=1) + "\n")
+        try:
+            view = render.window(vertices)
+            render.write_gif(self.out / "path.gif", [render.draw(frame, faces, view) for frame in vertices])
+        except ValueError as error:
+            console.print(f"no path.gif: {error}", soft_wrap=True)
+        print_measures(f"{self.method}, {self.start} to {self.end}, {self.steps} meshes", {self.method: [measures]})
+        print(f"{self.out}: {self.steps} frames, path.glb, path.npz, measures.json")
+
+    def all(self, network: Network, count: int) -> None:
+        """Measure every method on random pairs, print their means and write all figures."""
+        from spectral_jax import basis
+
+        total = len(network.data.splits[self.split]) if self.split in network.data.splits else 0
+        if total < 2:
+            raise ValueError(f"{network.data.path}: {total} meshes in split {self.split!r}, two are needed")
+        rng, others = np.random.default_rng(self.seed), sample_vertices(network, self.split)
+        pairs = [rng.choice(total, 2, replace=False).tolist() for _ in range(count)]
+        amounts, rows = np.linspace(0, 1, self.steps, dtype=np.float32), []
+        for pair in track(pairs, "comparing"):
+            ends = [read_mesh(str(index), network, self.split) for index in pair]
+            for method in METHODS:
+                path = walk(method, network, *ends, amounts)
+                vertices = np.asarray(basis.reconstruct(network.run.basis, path["coefficients"]))
+                rows.append({"from": pair[0], "to": pair[1], "method": method})
+                rows[-1] |= measure(network, vertices, path, others)
+        apart = {(row["from"], row["to"]): row["length_mm"] for row in rows if row["method"] == "spatial"}
+        limit = np.quantile(list(apart.values()), FAR)
+        far = [row for row in rows if apart[row["from"], row["to"]] >= limit]
+        self.out.mkdir(parents=True, exist_ok=True)
+        summary = {"run": str(self.run), "pairs": count, "steps": self.steps, "seed": self.seed, "rows": rows}
+        (self.out / "compare.json").write_text(json.dumps(summary, indent=1) + "\n")
+        with (self.out / "compare.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        for title, chosen in ((f"{count} random pairs", rows), ("the quarter of them farthest apart", far)):
+            grouped = {method: [row for row in chosen if row["method"] == method] for method in METHODS}
+            print_measures(f"{title}, {self.steps} meshes each: mean ± deviation", grouped)
+        print(f"{self.out}: compare.json, compare.csv")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Decode random latents of a Gaussian fitted to those of the train split."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run folder."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """The folder to make: 000.ply, ..., and samples.npz."""
+    count: int = 8
+    """How many."""
+    seed: int = 0
+    """Seed of the latents."""
+    data: str | None = None
+    """A dataset (default: the one the run was trained on)."""
+    format: Literal["ply", "obj"] = "ply"
+    """What the meshes are written as."""
+    overwrite: bool = False
+    """Replace the files of the folder."""
+
+    def __call__(self) -> None:
+        import jax
+
+        from spectral_jax import basis, dataset, interpolate, metrics
+        from spectral_jax.mesh import Mesh, write_mesh
+
+        if self.count < 1:
+            raise ValueError(f"--count must be at least 1, not {self.count}")
+        if self.out.exists() and any(self.out.iterdir()) and not self.overwrite:
+            raise ValueError(f"{self.out} is not empty; --overwrite replaces its files")
+        network = open_network(self.run, self.data)
+        train = dataset.read_split(network.data, "train", network.run.config.model.modes, track).coefficients
+        gaussian = interpolate.fit_gaussian(metrics.map_batches(network.encode, 64, train))
+        latents = interpolate.sample(jax.random.key(self.seed), gaussian, self.count)
+        coefficients = network.decode(latents)
+        self.out.mkdir(parents=True, exist_ok=True)
+        faces = np.asarray(network.run.basis.faces)
+        for i, vertices in enumerate(np.asarray(basis.reconstruct(network.run.basis, coefficients))):
+            write_mesh(self.out / f"{i:03d}.{self.format}", Mesh(vertices, faces))
+        np.savez(self.out / "samples.npz", allow_pickle=False, latents=latents, coefficients=coefficients)
+        print(f"{self.out}: {self.count} meshes, samples.npz")
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Keep the lowest modes of a mesh: its shape without its detail."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run folder, for its basis and its dataset."""
+    mesh: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="I|FILE")]
+    """An index of the split, or a mesh file of the same connectivity."""
+    modes: int
+    """Modes kept."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """The mesh file to write."""
+    width: int = 0
+    """Modes within which they fade out (0: at once)."""
+    split: str = "test"
+    """The split that the index is of."""
+    data: str | None = None
+    """A dataset (default: the one the run was trained on)."""
+
+    def __call__(self) -> None:
+        from spectral_jax import interpolate
+
+        network = open_network(self.run, self.data)
+        coefficients = read_mesh(self.mesh, network, self.split)
+        write_coefficients(self.out, network, interpolate.low_pass(coefficients, self.modes, self.width))
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The low modes of one mesh with the high ones of another: pose of the one, detail of the other."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run folder, for its basis and its dataset."""
+    low: Annotated[str, tyro.conf.arg(metavar="I|FILE")]
+    """The mesh of the low modes: an index of the split, or a mesh file of the same connectivity."""
+    high: Annotated[str, tyro.conf.arg(metavar="J|FILE")]
+    """The mesh of the high modes, likewise."""
+    cut: int
+    """Modes of the first."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """The mesh file to write."""
+    width: int = 0
+    """Modes within which one crosses over to the other (0: at once)."""
+    split: str = "test"
+    """The split that indices are of."""
+    data: str | None = None
+    """A dataset (default: the one the run was trained on)."""
+
+    def __call__(self) -> None:
+        from spectral_jax import interpolate
+
+        network = open_network(self.run, self.data)
+        low, high = (read_mesh(text, network, self.split) for text in (self.low, self.high))
+        write_coefficients(self.out, network, interpolate.mix_bands(low, high, self.cut, self.width))
+
+
+def open_network(folder: Path, source: str | None) -> Network:
+    """A run and its dataset, whose connectivity and modes must be the run's."""
+    import jax
+
+    from spectral_jax import basis, interpolate, run
+
+    loaded = run.load_run(folder)
+    source = source or loaded.config.data
+    if not source:
+        raise ValueError(f"{folder} does not know its dataset: name it with --data")
+    data = open_data(source)
+    basis.check_same(loaded.basis, data.basis, (f"the basis of {folder}", f"that of {data.path}"))
+
+    def half(name: str) -> Callable:
+        return jax.jit(lambda x: loaded.model.apply({"params": loaded.params}, x, method=name))
+
+    decode = half("decode")
+    geodesic = jax.jit(partial(interpolate.geodesic, decode), static_argnames="num_points")
+    return Network(loaded, data, half("encode"), decode, geodesic)
+
+
+def read_mesh(text: str, network: Network, split: str) -> np.ndarray:
+    """Coefficients (freq, 3) of a mesh of the split, or of a mesh file."""
+    from spectral_jax import basis, mesh
+
+    modes = network.run.config.model.modes
+    if text.isdecimal():
+        if split not in network.data.splits:
+            raise ValueError(f"{network.data.path}: no split {split!r}, there are {', '.join(network.data.splits)}")
+        records = network.data.splits[split]
+        if int(text) >= len(records):
+            raise ValueError(f"{network.data.path}: mesh {text} of split {split}, which has {len(records)}")
+        return records[int(text)].coefficients[:modes]
+    loaded = mesh.read_mesh(text)
+    found = mesh.fingerprint(loaded.faces, len(loaded.vertices))
+    if found != network.run.basis.fingerprint:
+        raise ValueError(
+            f"{text} has {len(loaded.vertices)} vertices and connectivity {found[:12]}, {network.run.path} has "
+            f"{network.run.basis.num_vertices} and {network.run.basis.fingerprint[:12]}"
+        )
+    return np.asarray(basis.project(network.run.basis, loaded.vertices))[:modes]
+
+
+def write_coefficients(out: Path, network: Network, coefficients) -> None:
+    """Write the mesh of coefficients (freq, 3)."""
+    from spectral_jax import basis
+    from spectral_jax.mesh import Mesh, write_mesh
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    vertices = np.asarray(basis.reconstruct(network.run.basis, coefficients))
+    write_mesh(out, Mesh(vertices, np.asarray(network.run.basis.faces)))
+    print(out)
+
+
+def sample_vertices(network: Network, split: str) -> np.ndarray:
+    """Vertices of meshes spread over a split, as far as the network's modes hold them."""
+    from spectral_jax import basis
+
+    records, modes = network.data.splits[split], network.run.config.model.modes
+    chosen = np.unique(np.linspace(0, len(records) - 1, NEAREST).astype(int)).tolist()
+    coefficients = np.stack([records[i].coefficients[:modes] for i in track(chosen, f"reading {split}")])
+    return np.asarray(basis.reconstruct(network.run.basis, coefficients))
+
+
+def walk(method: Method, network: Network, start: np.ndarray, end: np.ndarray, amounts: np.ndarray) -> dict[str, Any]:
+    """The coefficients of a path, and its latents where it has any; of a geodesic also how well it was found."""
+    from spectral_jax import interpolate
+
+    if method == "spatial":
+        return {"coefficients": interpolate.straight(start, end, amounts)}
+    latents = network.encode(np.stack([start, end]))
+    if method == "geodesic":
+        found = network.geodesic(*latents, num_points=len(amounts))
+        path = {name: getattr(found, name) for name in ("straight_energy", "energy", "converged", "iterations")}
+        return path | {"latents": found.latents, "coefficients": network.decode(found.latents)}
+    between = interpolate.straight if method == "latent" else interpolate.spherical
+    latents = between(*latents, amounts)
+    return {"latents": latents, "coefficients": network.decode(latents)}
+
+
+def measure(network: Network, vertices: np.ndarray, path: dict[str, Any], others: np.ndarray) -> dict[str, Any]:
+    """The measures of a path as plain numbers."""
+    from spectral_jax import path_measures
+
+    found = path_measures.measure(vertices, np.asarray(network.run.basis.faces), others)._asdict()
+    if "latents" in path:
+        found["round_trip"] = path_measures.round_trip(network.encode, network.decode, path["latents"])
+    found |= {name: path[name] for name in ("straight_energy", "energy", "converged", "iterations") if name in path}
+    return {name: np.asarray(value).item() for name, value in found.items()}
+
+
+def print_measures(title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
+    """A table: a line a measure, a column a method."""
+    table = Table(title=title)
+    table.add_column("")
+    for method in rows:
+        table.add_column(method, justify="right")
+    names = dict.fromkeys(name for found in rows.values() for row in found for name in row)
+    for name in names:
+        cells = []
+        for found in rows.values():
+            values = [row[name] for row in found if isinstance(row.get(name), int | float)]
+            spread = f" ± {np.std(values):.3g}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.4g}{spread}" if values else "")
+        if name not in ("from", "to"):
+            table.add_row(name.replace("_", " "), *cells)
+    Console().print(table)
