@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/spectral-jax demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow
@@ -22,6 +22,8 @@ lint: $(VENV)/.installed-test
 	$(BIN)/pyright
 
 bench: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/eigenbasis.py
+	$(BIN)/python benchmarks/build_dataset.py
 	$(BIN)/python benchmarks/train_step.py
 
 $(VENV)/.installed: setup.cfg pyproject.toml

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 DAMPINGS = (1e-6, 1e-2, 1.0, 1e1, 1e3)  # steps tried at once: Gauss-Newton's, and down to a short one down the gradient
 
 
+@jax.jit
 def straight(
     start: Float[Array | np.ndarray, "*shape"],
     end: Float[Array | np.ndarray, "..."],
@@ -27,10 +28,11 @@ def straight(
     Raises ValueError for unequal shapes.
     """
     _check_same_shape(start, end)
-    t = jnp.reshape(amounts, (-1, *[1] * start.ndim))
+    t = jnp.asarray(amounts).reshape(-1, *[1] * start.ndim)
     return (1 - t) * start[None] + t * end[None]
 
 
+@jax.jit
 def spherical(
     start: Float[Array | np.ndarray, "latent"],
     end: Float[Array | np.ndarray, "..."],
@@ -42,7 +44,7 @@ def spherical(
     there. Raises ValueError for unequal shapes.
     """
     _check_same_shape(start, end)
-    t = jnp.asarray(amounts)[:, None]
+    t = amounts[:, None]
     start_norm, end_norm = jnp.linalg.norm(start), jnp.linalg.norm(end)
     apart = jnp.linalg.norm(start * end_norm - end * start_norm)
     together = jnp.linalg.norm(start * end_norm + end * start_norm)
@@ -56,6 +58,7 @@ def spherical(
     return jnp.where(together > 1e-4 * apart, bent, straight(start, end, amounts))
 
 
+@jax.jit
 def spline(
     points: Float[Array | np.ndarray, "point latent"], amounts: Float[Array | np.ndarray, "step"]
 ) -> Float[Array, "step latent"]:
@@ -66,11 +69,10 @@ def spline(
     last = len(points) - 1
     if last < 1:
         raise ValueError(f"a spline needs at least 2 points, not {len(points)}")
-    points = jnp.asarray(points)
     bends = 6 * (points[:-2] - 2 * points[1:-1] + points[2:])
     matrix = 4 * jnp.eye(last - 1) + jnp.eye(last - 1, k=1) + jnp.eye(last - 1, k=-1)
     second = jnp.pad(jnp.linalg.solve(matrix, bends), ((1, 1), (0, 0)))
-    t = last * jnp.asarray(amounts)
+    t = last * amounts
     i = jnp.clip(jnp.floor(t), 0, last - 1).astype(int)
     p, q, bend_p, bend_q = points[i], points[i + 1], second[i], second[i + 1]
     t = (t - i)[:, None]
@@ -82,14 +84,15 @@ def spline(
 
 
 def energy(path: Float[Array | np.ndarray, "point freq 3"]) -> Float[Array, ""]:
-    """Discrete energy of a path of coefficients, steps times the sum of squared steps, m^2: least squared length."""
+    """Discrete energy of a path of coefficients, m^2: the number of steps times the sum of their squared lengths."""
     return (len(path) - 1) * jnp.sum(jnp.diff(jnp.asarray(path), axis=0) ** 2)
 
 
+@jax.default_matmul_precision("highest")
 def metric(decode: Callable, latent: Float[Array | np.ndarray, "latent"]) -> Float[Array, "latent latent"]:
     """The pulled-back metric G = J^T J of a decoder at a latent: |J dz|^2 = dz^T G dz (Arvanitidis et al. 2018)."""
     jacobian = _jacobian(decode, jnp.asarray(latent))
-    return jnp.einsum("fa,fb->ab", jacobian, jacobian, precision="highest")
+    return jacobian.T @ jacobian
 
 
 class Geodesic(NamedTuple):
@@ -113,6 +116,7 @@ class Geodesic(NamedTuple):
     iterations: Int[Array, ""]
 
 
+@jax.default_matmul_precision("highest")
 def geodesic(
     decode: Callable,
     start: Float[Array | np.ndarray, "latent"],
@@ -143,10 +147,9 @@ def geodesic(
         inner, now, norm, iterations, _ = carry
         steps = steps_of(inner)
         jacobians = jax.vmap(lambda latent: _jacobian(decode, latent))(inner)
-        gradient = jnp.einsum("pfa,pf->pa", jacobians, steps[:-1] - steps[1:], precision="highest")
-        own = jnp.einsum("pfa,pfb->pab", jacobians, jacobians, precision="highest")
-        shared = jnp.einsum("pfa,pfb->pab", jacobians[:-1], jacobians[1:], precision="highest")
-
+        gradient = jnp.einsum("pfa,pf->pa", jacobians, steps[:-1] - steps[1:])
+        own = jnp.einsum("pfa,pfb->pab", jacobians, jacobians)
+        shared = jnp.einsum("pfa,pfb->pab", jacobians[:-1], jacobians[1:])
         scale = jnp.maximum(jnp.max(jnp.trace(own, axis1=1, axis2=2)), 1e-20)
 
         def damped(damping):  # as if the decoder also put out the latents, times the root of this
@@ -155,19 +158,19 @@ def geodesic(
 
         moves = jax.vmap(damped)(jnp.array(DAMPINGS))
         tried = jax.lax.map(lambda move: steps_of(inner - move), moves)
-        # products, for the difference of two rounded energies would be mostly rounding near the minimum
-        gains = jnp.sum((tried - steps[None]) * (tried + steps[None]), axis=(1, 2))
-        best = jnp.argmin(jnp.where(jnp.isfinite(gains), gains, jnp.inf))
+        # of the sums of squares, by products: near the minimum a difference of sums would be mostly rounding
+        changes = jnp.sum((tried - steps[None]) * (tried + steps[None]), axis=(1, 2))
+        best = jnp.argmin(jnp.where(jnp.isfinite(changes), changes, jnp.inf))
         total = jnp.sum(steps**2)
         norm = jnp.sqrt(jnp.maximum(jnp.sum(gradient * moves[0]), 0) / jnp.where(total > 0, total, 1))
-        going = (norm > tolerance) & (gains[best] < 0) & (iterations < max_iterations)
+        going = (norm > tolerance) & (changes[best] < 0) & (iterations < max_iterations)
         inner = jnp.where(going, inner - moves[best], inner)
-        now = jnp.where(going, now + (num_points - 1) * gains[best], now)
+        now = jnp.where(going, now + (num_points - 1) * changes[best], now)
         return inner, now, norm, iterations + going, going
 
     inner = straight(start, end, jnp.linspace(0, 1, num_points)[1:-1])
     before = (num_points - 1) * jnp.sum(steps_of(inner) ** 2)
-    first = (inner, before, jnp.inf, 0, True)
+    first = (inner, before, jnp.array(jnp.inf), jnp.array(0), jnp.array(True))
     inner, after, norm, iterations, _ = jax.lax.while_loop(lambda carry: carry[-1], iterate, first)
     latents = with_ends(inner)
     latents = jnp.where(turned, latents[::-1], latents)
@@ -195,10 +198,9 @@ def _solve_tridiagonal(diagonal: Array, upper: Array, right: Array) -> Array:
         x = row[:, -1] - row[:, :-1] @ x
         return x, x
 
-    with jax.default_matmul_precision("highest"):
-        empty = jnp.zeros((right.shape[1], right.shape[1] + 1))
-        rows = jax.lax.scan(eliminate, empty, (diagonal, above, left, right))[1]
-        return jax.lax.scan(substitute, jnp.zeros_like(right[0]), rows, reverse=True)[1]
+    empty = jnp.zeros((right.shape[1], right.shape[1] + 1))
+    rows = jax.lax.scan(eliminate, empty, (diagonal, above, left, right))[1]
+    return jax.lax.scan(substitute, jnp.zeros_like(right[0]), rows, reverse=True)[1]
 
 
 def mix_bands(
@@ -242,8 +244,9 @@ class Directions(NamedTuple):
     deviations: Float[Array, "component"]
 
 
+@jax.jit
 def principal_directions(latents: Float[Array | np.ndarray, "mesh latent"]) -> Directions:
-    """The principal directions of latents, the largest entry of each positive. Raises ValueError for under 2 latents."""
+    """The principal directions of latents, each one's largest entry positive. Raises ValueError for under 2 latents."""
     if len(latents) < 2:
         raise ValueError(f"a spread needs at least 2 latents, not {len(latents)}")
     centred = latents - jnp.mean(latents, axis=0, keepdims=True)
@@ -259,6 +262,7 @@ class Gaussian(NamedTuple):
     factor: Float[Array, "latent component"]
 
 
+@jax.jit
 def fit_gaussian(latents: Float[Array | np.ndarray, "mesh latent"]) -> Gaussian:
     """The Gaussian with the mean and the covariance of latents. Raises ValueError for under 2 latents."""
     directions, deviations = principal_directions(latents)
@@ -277,7 +281,7 @@ def traverse(
     amounts: Float[Array | np.ndarray, "step"],
 ) -> Float[Array, "step latent"]:
     """Latents along a direction, the given one at amount 0, one length of the direction further at 1."""
-    return latent[None] + jnp.asarray(amounts)[:, None] * direction[None]
+    return jnp.asarray(latent)[None] + jnp.reshape(amounts, (-1, 1)) * direction[None]
 
 
 def _check_same_shape(start: Array | np.ndarray, end: Array | np.ndarray) -> None:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes with BLAS threads of their own wait for each other
+
 from jaxtyping import install_import_hook
 
 install_import_hook("spectral_jax", "beartype.beartype")

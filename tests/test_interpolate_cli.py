@@ -3,6 +3,7 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -48,7 +49,7 @@ def test_a_path_is_written_in_every_form(trained, tmp_path, capsys, method):
     if method == "spatial":
         np.testing.assert_allclose(coefficients[[0, -1]], ends, atol=1e-6)
     else:
-        wanted = loaded.model.apply({"params": loaded.params}, ends, method="encode")
+        wanted = loaded.model.apply({"params": loaded.params}, jax.numpy.asarray(ends), method="encode")
         np.testing.assert_allclose(latents[[0, -1]], wanted, atol=1e-5)
     measures = json.loads((tmp_path / "out" / "measures.json").read_text())
     assert measures["method"] == method
@@ -143,8 +144,6 @@ def test_a_folder_with_files_is_not_written_to_unasked(trained, tmp_path, capsys
 
 
 def test_the_examples_of_the_documentation_run(trained, monkeypatch):
-    import jax
-
     monkeypatch.chdir(trained)
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert len(blocks) >= 7

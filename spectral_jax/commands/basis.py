@@ -27,7 +27,7 @@ class BasisCompute:
     """A mesh (.obj .ply .off .stl .npz .hdf5 ...), an SMPL-H body (.npz), or faces as text (.txt .triv)."""
     out: Path
     """The .npz file to write."""
-    modes: int | None = None
+    modes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """How many modes (default: as many as there are vertices)."""
     operator: Operator = "graph"
     """The Laplacian: of the graph, as published, or the cotangent one of the mesh's shape."""
@@ -93,9 +93,9 @@ class BasisImport:
     """A mesh, body or text of faces of whose graph Laplacian they are the modes."""
     out: Path
     """The .npz file to write."""
-    variable: str | None = None
+    variable: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """The variable of a .mat file (default: evecs or the like, else the largest matrix)."""
-    modes: int | None = None
+    modes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """How many of them (default: all)."""
     overwrite: bool = False
     """Replace the file if it exists."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from spectral_jax.commands.dataset import open_data
 Method = Literal["spatial", "latent", "spherical", "geodesic"]
 METHODS: tuple[Method, ...] = ("spatial", "latent", "spherical", "geodesic")
 NEAREST = 256  # test meshes that those of a path are compared with
+LABELS = ("from", "to", "method")
 FAR = 0.75  # the share of pairs that are not far apart
 
 
@@ -90,7 +92,7 @@ class Interpolate:
         with console.status(f"walking: {self.method}"):
             path = walk(self.method, network, *ends, amounts)
             vertices = np.asarray(basis.reconstruct(network.run.basis, path["coefficients"]))
-            measures = measure(network, vertices, path, sample_vertices(network, self.split))
+            measures = measure(network, vertices, path, read_others(network, self.split))
         faces = np.asarray(network.run.basis.faces)
         (self.out / "frames").mkdir(parents=True, exist_ok=True)
         for step, frame in enumerate(vertices):
@@ -111,10 +113,10 @@ class Interpolate:
         """Measure every method on random pairs, print their means and write all figures."""
         from spectral_jax import basis
 
-        total = len(network.data.splits[self.split]) if self.split in network.data.splits else 0
+        rng, others = np.random.default_rng(self.seed), read_others(network, self.split)
+        total = len(network.data.splits[self.split])
         if total < 2:
-            raise ValueError(f"{network.data.path}: {total} meshes in split {self.split!r}, two are needed")
-        rng, others = np.random.default_rng(self.seed), sample_vertices(network, self.split)
+            raise ValueError(f"{network.data.path}: {total} mesh in split {self.split}, two are needed")
         pairs = [rng.choice(total, 2, replace=False).tolist() for _ in range(count)]
         amounts, rows = np.linspace(0, 1, self.steps, dtype=np.float32), []
         for pair in track(pairs, "comparing"):
@@ -122,8 +124,8 @@ class Interpolate:
             for method in METHODS:
                 path = walk(method, network, *ends, amounts)
                 vertices = np.asarray(basis.reconstruct(network.run.basis, path["coefficients"]))
-                rows.append({"from": pair[0], "to": pair[1], "method": method})
-                rows[-1] |= measure(network, vertices, path, others)
+                row = {"from": pair[0], "to": pair[1], "method": method}
+                rows.append(row | measure(network, vertices, path, others))
         apart = {(row["from"], row["to"]): row["length_mm"] for row in rows if row["method"] == "spatial"}
         limit = np.quantile(list(apart.values()), FAR)
         far = [row for row in rows if apart[row["from"], row["to"]] >= limit]
@@ -131,7 +133,7 @@ class Interpolate:
         summary = {"run": str(self.run), "pairs": count, "steps": self.steps, "seed": self.seed, "rows": rows}
         (self.out / "compare.json").write_text(json.dumps(summary, indent=1) + "\n")
         with (self.out / "compare.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
+            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
         for title, chosen in ((f"{count} random pairs", rows), ("the quarter of them farthest apart", far)):
@@ -171,7 +173,7 @@ class Sample:
             raise ValueError(f"{self.out} is not empty; --overwrite replaces its files")
         network = open_network(self.run, self.data)
         train = dataset.read_split(network.data, "train", network.run.config.model.modes, track).coefficients
-        gaussian = interpolate.fit_gaussian(metrics.map_batches(network.encode, 64, train))
+        gaussian = interpolate.fit_gaussian(metrics.map_batches(network.encode, 64, jax.numpy.asarray(train)))
         latents = interpolate.sample(jax.random.key(self.seed), gaussian, self.count)
         coefficients = network.decode(latents)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -252,7 +254,8 @@ def open_network(folder: Path, source: str | None) -> Network:
     basis.check_same(loaded.basis, data.basis, (f"the basis of {folder}", f"that of {data.path}"))
 
     def half(name: str) -> Callable:
-        return jax.jit(lambda x: loaded.model.apply({"params": loaded.params}, x, method=name))
+        run_half = jax.jit(lambda x: loaded.model.apply({"params": loaded.params}, x, method=name))
+        return lambda x: run_half(jax.numpy.asarray(x))
 
     decode = half("decode")
     geodesic = jax.jit(partial(interpolate.geodesic, decode), static_argnames="num_points")
@@ -292,14 +295,25 @@ def write_coefficients(out: Path, network: Network, coefficients) -> None:
     print(out)
 
 
-def sample_vertices(network: Network, split: str) -> np.ndarray:
-    """Vertices of meshes spread over a split, as far as the network's modes hold them."""
+class Others(NamedTuple):
+    """What a path is measured against: meshes of the split, and the spread of their latents."""
+
+    vertices: np.ndarray
+    spread: float
+
+
+def read_others(network: Network, split: str) -> Others:
+    """Meshes spread over a split, as far as the network's modes hold them."""
     from spectral_jax import basis
 
+    if split not in network.data.splits:
+        raise ValueError(f"{network.data.path}: no split {split!r}, there are {', '.join(network.data.splits)}")
     records, modes = network.data.splits[split], network.run.config.model.modes
     chosen = np.unique(np.linspace(0, len(records) - 1, NEAREST).astype(int)).tolist()
     coefficients = np.stack([records[i].coefficients[:modes] for i in track(chosen, f"reading {split}")])
-    return np.asarray(basis.reconstruct(network.run.basis, coefficients))
+    latents = np.asarray(network.encode(coefficients))
+    spread = float(np.sqrt(np.square(latents - latents.mean(axis=0)).sum(axis=1).mean()))
+    return Others(np.asarray(basis.reconstruct(network.run.basis, coefficients)), spread)
 
 
 def walk(method: Method, network: Network, start: np.ndarray, end: np.ndarray, amounts: np.ndarray) -> dict[str, Any]:
@@ -318,13 +332,15 @@ def walk(method: Method, network: Network, start: np.ndarray, end: np.ndarray, a
     return {"latents": latents, "coefficients": network.decode(latents)}
 
 
-def measure(network: Network, vertices: np.ndarray, path: dict[str, Any], others: np.ndarray) -> dict[str, Any]:
+def measure(network: Network, vertices: np.ndarray, path: dict[str, Any], others: Others) -> dict[str, Any]:
     """The measures of a path as plain numbers."""
     from spectral_jax import path_measures
 
-    found = path_measures.measure(vertices, np.asarray(network.run.basis.faces), others)._asdict()
+    faces = np.asarray(network.run.basis.faces)
+    found = dataclasses.asdict(path_measures.measure(vertices, faces, others.vertices))
     if "latents" in path:
-        found["round_trip"] = path_measures.round_trip(network.encode, network.decode, path["latents"])
+        round_trip = path_measures.round_trip(network.encode, network.decode, path["latents"], others.spread)
+        found["round_trip_error"] = round_trip
     found |= {name: path[name] for name in ("straight_energy", "energy", "converged", "iterations") if name in path}
     return {name: np.asarray(value).item() for name, value in found.items()}
 
@@ -339,9 +355,9 @@ def print_measures(title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
     for name in names:
         cells = []
         for found in rows.values():
-            values = [row[name] for row in found if isinstance(row.get(name), int | float)]
+            values = [float(row[name]) for row in found if row.get(name) is not None] if name not in LABELS else []
             spread = f" ± {np.std(values):.3g}" if len(values) > 1 else ""
             cells.append(f"{np.mean(values):.4g}{spread}" if values else "")
-        if name not in ("from", "to"):
+        if name not in LABELS:
             table.add_row(name.replace("_", " "), *cells)
     Console().print(table)
