@@ -1,8 +1,8 @@
 """The eigenbasis at real sizes: seconds, memory and exactness, each size in a process of its own.
 
-    python benchmarks/eigenbasis.py                    # the sizes of the README
-    python benchmarks/eigenbasis.py --cell 12272 4096  # one of them
-    python benchmarks/eigenbasis.py --dense            # LAPACK beside it (minutes, and gigabytes)
+python benchmarks/eigenbasis.py                    # the sizes of the README
+python benchmarks/eigenbasis.py --cell 12272 4096  # one of them
+python benchmarks/eigenbasis.py --dense            # LAPACK beside it (minutes, and gigabytes)
 """
 
 import argparse

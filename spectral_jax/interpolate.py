@@ -55,7 +55,8 @@ def spherical(
 
     norm = (1 - t) * start_norm + t * end_norm
     bent = norm / start_norm * share(1 - t) * start[None] + norm / end_norm * share(t) * end[None]
-    return jnp.where(together > 1e-4 * apart, bent, straight(start, end, amounts))
+    between = (t != 0) & (t != 1) & (together > 1e-4 * apart)  # the line ends exactly, sines nearly
+    return jnp.where(between, bent, straight(start, end, amounts))
 
 
 @jax.jit
@@ -144,8 +145,7 @@ def geodesic(
         return jnp.diff(decoded.reshape(num_points, -1), axis=0)
 
     def iterate(carry):
-        inner, now, norm, iterations, _ = carry
-        steps = steps_of(inner)
+        inner, steps, now, norm, iterations, _ = carry
         jacobians = jax.vmap(lambda latent: _jacobian(decode, latent))(inner)
         gradient = jnp.einsum("pfa,pf->pa", jacobians, steps[:-1] - steps[1:])
         own = jnp.einsum("pfa,pfb->pab", jacobians, jacobians)
@@ -165,13 +165,15 @@ def geodesic(
         norm = jnp.sqrt(jnp.maximum(jnp.sum(gradient * moves[0]), 0) / jnp.where(total > 0, total, 1))
         going = (norm > tolerance) & (changes[best] < 0) & (iterations < max_iterations)
         inner = jnp.where(going, inner - moves[best], inner)
+        steps = jnp.where(going, tried[best], steps)
         now = jnp.where(going, now + (num_points - 1) * changes[best], now)
-        return inner, now, norm, iterations + going, going
+        return inner, steps, now, norm, iterations + going, going
 
     inner = straight(start, end, jnp.linspace(0, 1, num_points)[1:-1])
-    before = (num_points - 1) * jnp.sum(steps_of(inner) ** 2)
-    first = (inner, before, jnp.array(jnp.inf), jnp.array(0), jnp.array(True))
-    inner, after, norm, iterations, _ = jax.lax.while_loop(lambda carry: carry[-1], iterate, first)
+    steps = steps_of(inner)
+    before = (num_points - 1) * jnp.sum(steps**2)
+    first = (inner, steps, before, jnp.array(jnp.inf), jnp.array(0), jnp.array(True))
+    inner, _, after, norm, iterations, _ = jax.lax.while_loop(lambda carry: carry[-1], iterate, first)
     latents = with_ends(inner)
     latents = jnp.where(turned, latents[::-1], latents)
     return Geodesic(latents, before, after, norm, norm <= tolerance, iterations)

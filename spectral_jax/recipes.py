@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -23,12 +23,20 @@ from spectral_jax.dataset import Example
 from spectral_jax.mesh import Mesh
 from spectral_jax.motion import read_sequence, write_demo_motions
 
-BATCH = 256
+BATCH, AHEAD = 64, 8  # meshes computed at once, and batches gathered before they are: to fill those of either sex
 MODES = 4096  # by default, or as many as there are vertices
 DEMO_SUBJECTS = {"train": 32, "test": 6}
 DEMO_FRAMES = 12
 
 Watch = Callable[[str, int, int, int], None]
+
+
+class Row(NamedTuple):
+    """What an example is computed from: what kind of computation it takes, its arrays, and the labels."""
+
+    kind: str
+    arrays: tuple[np.ndarray, ...]
+    labels: tuple[str, str, str, int, str]
 
 
 def demo(
@@ -141,19 +149,19 @@ def meshes(
     def source(split: str) -> Source:
         chosen = parts[split]
 
-        def rows(start: int) -> Iterator[tuple[int, Any]]:
+        def rows(start: int) -> Iterator[tuple[int, Row | Skipped]]:
             for index in range(start, len(chosen)):
                 item = chosen[index]
                 for frame, vertices in registrations.read(item, raw):
                     labels = (item.identity, Path(folder).absolute().name, item.name, frame, "")
-                    yield index, ((registrations.normalise(vertices[None], center, scale, up)[0],), labels)
+                    yield index, Row("", (registrations.normalise(vertices[None], center, scale, up)[0],), labels)
 
         size = int(np.clip(3_000_000 // len(shape), 1, BATCH))
         names = [item.name for item in chosen]
         version = builder.file_version(sorted({item.path for item in chosen}))
         return Source(
             names,
-            lambda start: _examples(rows(start), lambda v: (v, project(on_device, v)), size, split == "test"),
+            lambda start: _examples(rows(start), lambda _, v: (v, project(on_device, v)), size, split == "test"),
             version,
         )
 
@@ -212,11 +220,8 @@ def _build_bodies(
     """
     on_device, project = jax.device_put(basis), jax.jit(spectral.project)
 
-    def compute(poses, betas, female):
-        used = [bodies[sex] for sex, some in (("female", female.any()), ("male", not female.all())) if some]
-        vertices = pose_bodies(used[0], poses, betas)
-        if used[0] is not used[-1]:
-            vertices = jax.numpy.where(female[:, None, None], vertices, pose_bodies(used[-1], poses, betas))
+    def compute(sex, poses, betas):
+        vertices = pose_bodies(bodies[sex], poses, betas)
         return vertices, project(on_device, vertices)
 
     def source(split: str) -> Source:
@@ -235,8 +240,8 @@ def _build_bodies(
 
 def _rows(
     recordings: Sequence[Recording], start: int, frames: Callable[[int], Iterable[int]], strict: bool
-) -> Iterator[tuple[int, Any]]:
-    """Pose, shape and sex of the chosen frames, with their labels; files are read ahead in a thread."""
+) -> Iterator[tuple[int, Row | Skipped]]:
+    """Pose and shape of the chosen frames, by sex; files are read ahead in a thread."""
 
     def read(recording: Recording):
         try:
@@ -254,41 +259,50 @@ def _rows(
                     raise sequence
                 yield index, Skipped(str(sequence))
                 continue
-            female = np.bool_(sequence.gender == "female")
+            sex = "female" if sequence.gender == "female" else "male"
             for frame in frames(len(sequence.poses)):
                 labels = (recording.identity, recording.dataset, recording.path.name, frame, sequence.gender)
-                yield index, ((sequence.poses[frame], sequence.betas, female), labels)
+                yield index, Row(sex, (sequence.poses[frame], sequence.betas), labels)
 
 
 def _examples(
-    rows: Iterable[tuple[int, Any]], compute: Callable[..., Any], size: int, keep_vertices: bool
+    rows: Iterable[tuple[int, Row | Skipped]], compute: Callable[..., Any], size: int, keep_vertices: bool
 ) -> Iterator[tuple[int, Example | Skipped]]:
-    """Examples of rows of arrays and labels, computed in batches of one size, one of them ahead on the device."""
+    """Examples of rows, in their order, computed in batches of one kind and size; some are ahead on the device."""
 
-    def launch(entries: list[tuple[int, Any]]):
-        arrays = [row[0] for _, row in entries if not isinstance(row, Skipped)]
-        arrays += arrays[-1:] * (size - len(arrays))
-        return entries, compute(*map(np.stack, zip(*arrays, strict=True))) if arrays else ((), ())
+    def launch(entries: list[tuple[int, Row | Skipped]]):
+        kinds: dict[str, list[tuple[int, Row]]] = {}
+        for position, (_, row) in enumerate(entries):
+            if isinstance(row, Row):
+                kinds.setdefault(row.kind, []).append((position, row))
+        batches, places = [], {}
+        for kind, found in kinds.items():
+            for chunk in (found[start : start + size] for start in range(0, len(found), size)):
+                places |= {position: (len(batches), i) for i, (position, _) in enumerate(chunk)}
+                arrays = [row.arrays for _, row in chunk]
+                arrays += arrays[-1:] * (size - len(chunk))
+                vertices, coefficients = compute(kind, *map(np.stack, zip(*arrays, strict=True)))
+                batches.append((vertices if keep_vertices else None, coefficients))
+        return entries, places, batches
 
-    def finish(entries: list[tuple[int, Any]], results: Any) -> Iterator[tuple[int, Example | Skipped]]:
-        vertices, coefficients = results[0] if keep_vertices else None, np.asarray(results[1])
-        vertices, i = None if vertices is None else np.asarray(vertices), 0
-        for index, row in entries:
+    def finish(entries, places, batches) -> Iterator[tuple[int, Example | Skipped]]:
+        batches = jax.device_get(batches)
+        for position, (index, row) in enumerate(entries):
             if isinstance(row, Skipped):
                 yield index, row
                 continue
-            yield index, Example(coefficients[i], None if vertices is None else vertices[i], *row[1])
-            i += 1
+            batch, i = places[position]
+            vertices, coefficients = batches[batch]
+            yield index, Example(coefficients[i], vertices[i] if keep_vertices else None, *row.labels)
 
-    entries, filled, under_way = [], 0, deque()
-    for index, row in rows:
-        entries.append((index, row))
-        filled += not isinstance(row, Skipped)
-        if filled == size:
+    entries, under_way = [], deque()
+    for entry in rows:
+        entries.append(entry)
+        if len(entries) == AHEAD * size:
             under_way.append(launch(entries))
-            entries, filled = [], 0
+            entries = []
             if len(under_way) > 1:
                 yield from finish(*under_way.popleft())
     under_way.append(launch(entries))
-    for batch in under_way:
-        yield from finish(*batch)
+    for block in under_way:
+        yield from finish(*block)

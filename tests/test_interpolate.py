@@ -33,6 +33,7 @@ START, END = normal(2, 5)
 AMOUNTS = np.linspace(0, 1, 9, dtype=np.float32)
 WEIGHTS = normal(5, 12, seed=1)
 ROTATION = np.linalg.qr(normal(3, 3, seed=2))[0]
+IDENTITY = np.eye(3, dtype=np.float32)
 
 
 def globe(latents):
@@ -62,11 +63,15 @@ def solve_bent(start, end, weights, wave, rotation, shift):
     return geodesic(decode, start, end, num_points=9)
 
 
-def bent_geodesic(start, end, weights=WEIGHTS, wave=0.5, rotation=np.eye(3, dtype=np.float32), shift=0.0):
+def bent_geodesic(start, end, weights=WEIGHTS, wave=0.5, rotation=IDENTITY, shift=0.0):
     return solve_bent(start, end, weights, wave, rotation, shift)
 
 
-GEODESICS = {chart: jax.jit(functools.partial(geodesic, chart, num_points=17)) for chart in (globe, plane)}
+@jax.jit
+def sphere_geodesic(start, end, projected):
+    return geodesic(lambda latents: jnp.where(projected, plane(latents), globe(latents)), start, end, num_points=17)
+
+
 PATHS = {
     "straight": lambda a, b: straight(a, b, AMOUNTS),
     "spherical": lambda a, b: spherical(a, b, AMOUNTS),
@@ -125,10 +130,10 @@ def test_spherical_turns_steadily_while_the_norm_grows_linearly():
 
 
 @pytest.mark.parametrize("angle", [0, 1e-6, 1e-4, 1e-3])
-def test_spherical_becomes_straight_for_near_parallel_ends(angle):
+def test_spherical_becomes_straight_as_ends_become_parallel(angle):
     a = np.array([1.0, 0.0, 0.0], np.float32)
     b = 2 * np.array([np.cos(angle), np.sin(angle), 0.0], np.float32)
-    np.testing.assert_allclose(spherical(a, b, AMOUNTS), straight(a, b, AMOUNTS), atol=1e-6)
+    np.testing.assert_allclose(spherical(a, b, AMOUNTS), straight(a, b, AMOUNTS), atol=1e-6 + 0.3 * angle)
 
 
 @pytest.mark.parametrize(("start", "end"), [((1, 2), (-2, -4)), ((0, 0), (1, 2)), ((1, 2), (0, 0)), ((0, 0), (0, 0))])
@@ -163,7 +168,7 @@ def test_spline_is_the_natural_cubic_one_through_its_points(count):
 )
 def test_geodesics_of_a_sphere_are_great_circles_evenly_walked(chart, start, end):
     start, end = np.array(start, np.float32), np.array(end, np.float32)
-    found = GEODESICS[chart](start, end)
+    found = sphere_geodesic(start, end, chart is plane)
     points = np.asarray(chart(found.latents), np.float64)[:, 0]
     angle = np.arccos(points[0] @ points[-1])
     assert bool(found.converged)
@@ -198,50 +203,51 @@ def test_geodesic_stays_when_the_decoder_turns_and_moves_its_meshes():
     assert float(moved.energy) == pytest.approx(float(here.energy), rel=1e-5)
 
 
-def test_geodesic_says_when_it_ran_out_of_iterations():
-    full = bent_geodesic(START, END)
-    limited = jax.jit(functools.partial(geodesic, bent, num_points=9, max_iterations=1))(START, END)
-    assert not limited.converged
-    assert int(limited.iterations) == 1
-    assert full.converged
-    assert float(full.gradient_norm) <= 3e-4 < float(limited.gradient_norm)
-    assert full.energy < limited.energy < limited.straight_energy
-
-
 def test_geodesics_of_networks_never_have_more_energy_than_straight_paths():
-    config = ModelConfig(modes=6, latent_size=3, activation="Tanh")
+    config = ModelConfig(modes=6, latent_size=3, conv_size=1, activation="Tanh")
     model = SpectralAutoencoder(config)
 
-    def find(seed, gain, back):
-        params = jax.tree.map(lambda p: gain * p, init_params(config, jax.random.fold_in(KEY, seed)))
-        ends = jnp.where(back, pairs[seed, ::-1], pairs[seed])
+    drawn = [jax.tree.map(np.asarray, init_params(config, jax.random.key(seed))) for seed in range(3)]
 
-        def decode(latents):
-            return model.apply({"params": params}, latents, method="decode")
+    @jax.jit
+    def decode(params, latents):
+        return model.apply({"params": params}, latents, method="decode")
 
-        found = geodesic(decode, ends[0], ends[1], num_points=8, max_iterations=12)
-        return found, decode(found.latents), decode(straight(ends[0], ends[1], jnp.linspace(0, 1, 8)))
+    @jax.jit
+    def find(params, start, end):
+        return geodesic(functools.partial(decode, params), start, end, num_points=8, max_iterations=6)
 
-    pairs = jnp.asarray(4 * normal(12, 2, 3))
-    seeds, gains = np.tile(np.arange(12), 2), np.tile(np.linspace(1, 1.6, 12, dtype=np.float32), 2)
-    cases = seeds, gains, np.arange(24) >= 12
-    found, paths, lines = jax.tree.map(np.asarray, jax.jit(lambda *x: jax.lax.map(lambda y: find(*y), x))(*cases))
+    cases, decoded = [], []
+    for i, (start, end) in enumerate(4 * normal(6, 2, 3)):
+        params = jax.tree.map(functools.partial(np.multiply, np.float32(1 + 0.1 * i)), drawn[i % 3])
+        for a, b in ((start, end), (end, start)):
+            cases.append(find(params, a, b))
+            line = straight(a, b, np.linspace(0, 1, 8, dtype=np.float32))
+            decoded.append([decode(params, cases[-1].latents), decode(params, line)])
+    found = jax.tree.map(lambda *x: np.stack(x), *cases)
+    paths, lines = np.array(decoded).swapaxes(0, 1)
     energies, straight_energies = (7 * (np.diff(p, axis=1) ** 2).sum(axis=(1, 2, 3)) for p in (paths, lines))
     assert (found.energy <= found.straight_energy).all()
     assert (energies <= straight_energies * (1 + 1e-6)).all()
     np.testing.assert_allclose(found.energy, energies, rtol=1e-5)
     np.testing.assert_allclose(found.straight_energy, straight_energies, rtol=1e-5)
     assert (energies < 0.95 * straight_energies).any()
-    lengths = np.sqrt((np.diff(paths, axis=1) ** 2).sum(axis=(2, 3))).sum(axis=1)[:12]
-    apart = np.sqrt(((paths[:12] - paths[12:, ::-1]) ** 2).sum(axis=(2, 3))).max(axis=1)
+    lengths = np.sqrt((np.diff(paths, axis=1) ** 2).sum(axis=(2, 3))).sum(axis=1)[::2]
+    apart = np.sqrt(((paths[::2] - paths[1::2, ::-1]) ** 2).sum(axis=(2, 3))).max(axis=1)
     assert (apart < 1e-3 * lengths).all()
+    np.testing.assert_array_equal(found.converged, found.gradient_norm <= 3e-4)
+    assert set(found.iterations[~found.converged]) == {6}
+    assert found.iterations[found.converged].min() < 6
 
 
 def test_metric_is_the_one_of_finite_differences():
     latent = np.array([0.4, -0.7], np.float32)
-    np.testing.assert_allclose(metric(globe, latent), np.diag([np.cos(0.7) ** 2, 1]), atol=1e-6)
+    np.testing.assert_allclose(
+        jax.jit(functools.partial(metric, globe))(latent), np.diag([np.cos(0.7) ** 2, 1]), atol=1e-6
+    )
     offsets = 0.05 * np.eye(5, dtype=np.float32)
-    differences = np.asarray(bent(START + offsets) - bent(START - offsets)).reshape(5, 12) / 0.1
+    around = np.asarray(jax.jit(bent)(START + np.concatenate([offsets, -offsets]))).reshape(2, 5, 12)
+    differences = (around[0] - around[1]) / 0.1
     many = np.asarray(jax.jit(jax.vmap(functools.partial(metric, bent)))(np.stack([START, END])))
     np.testing.assert_allclose(many[0], differences @ differences.T, rtol=0.02, atol=0.02)
     assert np.linalg.eigvalsh(many).min() > 0
@@ -275,7 +281,7 @@ def test_mixed_bands(width):
     half = min(width, 14) / 2
     assert set(weights[np.abs(np.arange(20) + 0.5 - 7) > half]) <= {0, 1}
     mapped = jax.jit(jax.vmap(lambda low, high: mix_bands(low, high, 7, width)))(low[None], high[None])
-    np.testing.assert_allclose(mapped[0], mixed, rtol=1e-6)
+    np.testing.assert_allclose(mapped[0], mixed, atol=1e-6)
 
 
 def test_nearest_latents_come_first():

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from spectral_jax.interpolate import fit_gaussian
-from spectral_jax.path_measures import PathMeasures, measure, round_trip
+from spectral_jax.path_measures import measure, round_trip
 
 AMOUNTS = np.linspace(0, 1, 9, dtype=np.float32)[:, None, None]
 
@@ -62,8 +62,8 @@ def test_measures_do_not_depend_on_where_the_meshes_stand_nor_on_the_direction(s
 
 
 def test_collapsed_and_standing_meshes_have_finite_measures(sphere):
-    still = measure(np.repeat(sphere.vertices[None], 4, axis=0), sphere.faces)
-    assert still == PathMeasures(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, None)
+    still = measure(np.repeat(sphere.vertices[None], 9, axis=0), sphere.faces)
+    np.testing.assert_allclose(list(vars(still).values())[:-1], 0, atol=1e-6)
     through_a_point = measure((1 - 2 * AMOUNTS) * sphere.vertices, sphere.faces)
     assert np.isfinite(list(vars(through_a_point).values())[:-1]).all()
     assert through_a_point.edge_distortion > 1

@@ -686,6 +686,7 @@ def test_ctrl_c_of_a_command_says_what_is_kept(people, tmp_path, capsys, small_p
         return reading
 
     monkeypatch.setattr(recipes, "BATCH", 2)
+    monkeypatch.setattr(recipes, "AHEAD", 1)
     monkeypatch.setattr(registrations, "read", interrupted(KeyboardInterrupt))
     assert main(command) == 130
     assert capsys.readouterr().err == "interrupted; 33 meshes are kept: the same command goes on from there\n"
@@ -722,6 +723,7 @@ def test_no_more_than_a_few_batches_are_in_memory(people, tmp_path, monkeypatch)
         counts["ahead"] = max(counts["ahead"], counts["read"] - meshes - (44 if split == "test" else 0))
 
     monkeypatch.setattr(recipes, "BATCH", 2)
+    monkeypatch.setattr(recipes, "AHEAD", 1)
     monkeypatch.setattr(registrations, "read", counting)
     recipes.meshes(people, tmp_path / "out", num_modes=12, watch=watch)
     assert counts["read"] == 53

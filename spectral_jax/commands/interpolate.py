@@ -90,7 +90,7 @@ class Interpolate:
         ends = [read_mesh(text, network, self.split) for text in (self.start, self.end)]
         amounts = np.linspace(-self.extend, 1 + self.extend, self.steps, dtype=np.float32)
         with console.status(f"walking: {self.method}"):
-            path = walk(self.method, network, *ends, amounts)
+            path = walk(self.method, network, ends, amounts)
             vertices = np.asarray(basis.reconstruct(network.run.basis, path["coefficients"]))
             measures = measure(network, vertices, path, read_others(network, self.split))
         faces = np.asarray(network.run.basis.faces)
@@ -122,7 +122,7 @@ class Interpolate:
         for pair in track(pairs, "comparing"):
             ends = [read_mesh(str(index), network, self.split) for index in pair]
             for method in METHODS:
-                path = walk(method, network, *ends, amounts)
+                path = walk(method, network, ends, amounts)
                 vertices = np.asarray(basis.reconstruct(network.run.basis, path["coefficients"]))
                 row = {"from": pair[0], "to": pair[1], "method": method}
                 rows.append(row | measure(network, vertices, path, others))
@@ -316,13 +316,13 @@ def read_others(network: Network, split: str) -> Others:
     return Others(np.asarray(basis.reconstruct(network.run.basis, coefficients)), spread)
 
 
-def walk(method: Method, network: Network, start: np.ndarray, end: np.ndarray, amounts: np.ndarray) -> dict[str, Any]:
+def walk(method: Method, network: Network, ends: list[np.ndarray], amounts: np.ndarray) -> dict[str, Any]:
     """The coefficients of a path, and its latents where it has any; of a geodesic also how well it was found."""
     from spectral_jax import interpolate
 
     if method == "spatial":
-        return {"coefficients": interpolate.straight(start, end, amounts)}
-    latents = network.encode(np.stack([start, end]))
+        return {"coefficients": interpolate.straight(*ends, amounts)}
+    latents = network.encode(np.stack(ends))
     if method == "geodesic":
         found = network.geodesic(*latents, num_points=len(amounts))
         path = {name: getattr(found, name) for name in ("straight_energy", "energy", "converged", "iterations")}
