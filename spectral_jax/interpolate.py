@@ -126,10 +126,11 @@ def geodesic(
     max_iterations: int = 50,
     tolerance: float = 3e-4,
 ) -> Geodesic:
-    """The path between two latents whose decoded meshes move least, evenly spaced, from the straight one downhill.
+    """The evenly spaced path between two latents whose decoded meshes move least, downhill from the straight one.
 
-    Damped Gauss-Newton on the discrete energy; wrap it in `jax.jit` for more than one pair. It ends at the tolerance,
-    at the last iteration or where no step lowers the energy. Raises ValueError for unequal shapes or under 3 points.
+    Damped Gauss-Newton on the discrete energy; wrap it in `jax.jit` for more than one pair. It ends at the tolerance
+    (float32 allows some 1e-4), at the last iteration or where no step lowers the energy. A local minimum, the same
+    both ways. Raises ValueError for unequal shapes or under 3 points.
     """
     _check_same_shape(start, end)
     if num_points < 3:

@@ -204,7 +204,7 @@ def test_geodesic_stays_when_the_decoder_turns_and_moves_its_meshes():
 
 
 def test_geodesics_of_networks_never_have_more_energy_than_straight_paths():
-    config = ModelConfig(modes=6, latent_size=3, conv_size=1, activation="Tanh")
+    config = ModelConfig(modes=6, latent_size=3, activation="Tanh")
     model = SpectralAutoencoder(config)
 
     drawn = [jax.tree.map(np.asarray, init_params(config, jax.random.key(seed))) for seed in range(3)]
