@@ -81,16 +81,20 @@ def test_methods_are_compared_on_the_same_pairs(trained, tmp_path, capsys):
     with (tmp_path / "out" / "compare.csv").open() as file:
         rows = list(csv.DictReader(file))
     record = json.loads((tmp_path / "out" / "compare.json").read_text())
-    assert len(rows) == len(record["rows"]) == 20
-    for i in range(0, 20, 4):
+    assert len(rows) == len(record["rows"]) == 24  # four methods on five random pairs, and on one far apart
+    for i in range(0, 24, 4):
         assert [row["method"] for row in rows[i : i + 4]] == ["spatial", "latent", "spherical", "geodesic"]
         assert len({(row["from"], row["to"]) for row in rows[i : i + 4]}) == 1
         found = record["rows"][i + 3]
         assert found["energy"] <= found["straight_energy"]
     text = capsys.readouterr().out
     assert "5 random pairs" in text
-    assert "farthest apart" in text
-    assert re.search(r"edge.*±.*±.*±.*±", text)
+    assert "the 1 farthest apart of 100 random pairs" in text
+    assert re.search("spatial.*latent.*spherical.*geodesic", text)
+    assert re.search(r"longest step.*±.*±.*±.*±", text)
+    lengths = [float(row["length_mm"]) for row in rows if row["method"] == "spatial"]
+    assert rows[-1]["pairs"] == "far"
+    assert lengths[-1] == max(lengths)
 
 
 def test_samples_filtered_and_mixed_meshes_are_written(trained, tmp_path, capsys):

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from spectral_jax import basis, render
-from spectral_jax.commands.interpolate import METHODS, open_network, read_mesh, walk
+from spectral_jax.commands.interpolate import METHODS, walk
+from spectral_jax.commands.network import open_network, read_mesh
 
 
 def main():

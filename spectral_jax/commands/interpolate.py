@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -17,23 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from spectral_jax.commands.console import console, track
-from spectral_jax.commands.dataset import open_data
+from spectral_jax.commands.network import Network, Others, open_network, read_mesh, read_others
 
 Method = Literal["spatial", "latent", "spherical", "geodesic"]
 METHODS: tuple[Method, ...] = ("spatial", "latent", "spherical", "geodesic")
-NEAREST = 256  # test meshes that those of a path are compared with
-LABELS = ("from", "to", "method")
-FAR = 0.75  # the share of pairs that are not far apart
-
-
-class Network(NamedTuple):
-    """A trained run with its dataset, and compiled: its two halves on batches, geodesics of so many points."""
-
-    run: Any
-    data: Any
-    encode: Callable
-    decode: Callable
-    geodesic: Callable
+LABELS = ("pairs", "from", "to", "method")
+CANDIDATES = 20  # pairs looked at for each one compared, to find some that are far apart
 
 
 @dataclass(frozen=True)
@@ -117,18 +104,19 @@ class Interpolate:
         total = len(network.data.splits[self.split])
         if total < 2:
             raise ValueError(f"{network.data.path}: {total} mesh in split {self.split}, two are needed")
-        pairs = [rng.choice(total, 2, replace=False).tolist() for _ in range(count)]
+        random = [rng.choice(total, 2, replace=False).tolist() for _ in range(count)]
+        candidates = [rng.choice(len(others.indices), 2, replace=False) for _ in range(CANDIDATES * count)]
+        apart = [np.linalg.norm(others.vertices[a] - others.vertices[b], axis=-1).mean() for a, b in candidates]
+        farthest = np.argsort(apart)[::-1][: max(1, count // 4)].tolist()
+        far = [[others.indices[i] for i in candidates[pair]] for pair in farthest]
         amounts, rows = np.linspace(0, 1, self.steps, dtype=np.float32), []
-        for pair in track(pairs, "comparing"):
+        for i, pair in enumerate(track([*random, *far], "comparing")):
             ends = [read_mesh(str(index), network, self.split) for index in pair]
             for method in METHODS:
                 path = walk(method, network, ends, amounts)
                 vertices = np.asarray(basis.reconstruct(network.run.basis, path["coefficients"]))
-                row = {"from": pair[0], "to": pair[1], "method": method}
+                row = {"pairs": "random" if i < count else "far", "from": pair[0], "to": pair[1], "method": method}
                 rows.append(row | measure(network, vertices, path, others))
-        apart = {(row["from"], row["to"]): row["length_mm"] for row in rows if row["method"] == "spatial"}
-        limit = np.quantile(list(apart.values()), FAR)
-        far = [row for row in rows if apart[row["from"], row["to"]] >= limit]
         self.out.mkdir(parents=True, exist_ok=True)
         summary = {"run": str(self.run), "pairs": count, "steps": self.steps, "seed": self.seed, "rows": rows}
         (self.out / "compare.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -136,9 +124,13 @@ class Interpolate:
             writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
-        for title, chosen in ((f"{count} random pairs", rows), ("the quarter of them farthest apart", far)):
-            grouped = {method: [row for row in chosen if row["method"] == method] for method in METHODS}
-            print_measures(f"{title}, {self.steps} meshes each: mean ± deviation", grouped)
+        titles = {
+            "random": f"{count} random pairs",
+            "far": f"the {len(far)} farthest apart of {len(candidates):,} random pairs",
+        }
+        for name, title in titles.items():
+            chosen = {m: [row for row in rows if row["pairs"] == name and row["method"] == m] for m in METHODS}
+            print_measures(f"{title}, {self.steps} meshes each: mean ± deviation", chosen)
         print(f"{self.out}: compare.json, compare.csv")
 
 
@@ -240,50 +232,6 @@ class Mix:
         write_coefficients(self.out, network, interpolate.mix_bands(low, high, self.cut, self.width))
 
 
-def open_network(folder: Path, source: str | None) -> Network:
-    """A run and its dataset, whose connectivity and modes must be the run's."""
-    import jax
-
-    from spectral_jax import basis, interpolate, run
-
-    loaded = run.load_run(folder)
-    source = source or loaded.config.data
-    if not source:
-        raise ValueError(f"{folder} does not know its dataset: name it with --data")
-    data = open_data(source)
-    basis.check_same(loaded.basis, data.basis, (f"the basis of {folder}", f"that of {data.path}"))
-
-    def half(name: str) -> Callable:
-        run_half = jax.jit(lambda x: loaded.model.apply({"params": loaded.params}, x, method=name))
-        return lambda x: run_half(jax.numpy.asarray(x))
-
-    decode = half("decode")
-    geodesic = jax.jit(partial(interpolate.geodesic, decode), static_argnames="num_points")
-    return Network(loaded, data, half("encode"), decode, geodesic)
-
-
-def read_mesh(text: str, network: Network, split: str) -> np.ndarray:
-    """Coefficients (freq, 3) of a mesh of the split, or of a mesh file."""
-    from spectral_jax import basis, mesh
-
-    modes = network.run.config.model.modes
-    if text.isdecimal():
-        if split not in network.data.splits:
-            raise ValueError(f"{network.data.path}: no split {split!r}, there are {', '.join(network.data.splits)}")
-        records = network.data.splits[split]
-        if int(text) >= len(records):
-            raise ValueError(f"{network.data.path}: mesh {text} of split {split}, which has {len(records)}")
-        return records[int(text)].coefficients[:modes]
-    loaded = mesh.read_mesh(text)
-    found = mesh.fingerprint(loaded.faces, len(loaded.vertices))
-    if found != network.run.basis.fingerprint:
-        raise ValueError(
-            f"{text} has {len(loaded.vertices)} vertices and connectivity {found[:12]}, {network.run.path} has "
-            f"{network.run.basis.num_vertices} and {network.run.basis.fingerprint[:12]}"
-        )
-    return np.asarray(basis.project(network.run.basis, loaded.vertices))[:modes]
-
-
 def write_coefficients(out: Path, network: Network, coefficients) -> None:
     """Write the mesh of coefficients (freq, 3)."""
     from spectral_jax import basis
@@ -293,27 +241,6 @@ def write_coefficients(out: Path, network: Network, coefficients) -> None:
     vertices = np.asarray(basis.reconstruct(network.run.basis, coefficients))
     write_mesh(out, Mesh(vertices, np.asarray(network.run.basis.faces)))
     print(out)
-
-
-class Others(NamedTuple):
-    """What a path is measured against: meshes of the split, and the spread of their latents."""
-
-    vertices: np.ndarray
-    spread: float
-
-
-def read_others(network: Network, split: str) -> Others:
-    """Meshes spread over a split, as far as the network's modes hold them."""
-    from spectral_jax import basis
-
-    if split not in network.data.splits:
-        raise ValueError(f"{network.data.path}: no split {split!r}, there are {', '.join(network.data.splits)}")
-    records, modes = network.data.splits[split], network.run.config.model.modes
-    chosen = np.unique(np.linspace(0, len(records) - 1, NEAREST).astype(int)).tolist()
-    coefficients = np.stack([records[i].coefficients[:modes] for i in track(chosen, f"reading {split}")])
-    latents = np.asarray(network.encode(coefficients))
-    spread = float(np.sqrt(np.square(latents - latents.mean(axis=0)).sum(axis=1).mean()))
-    return Others(np.asarray(basis.reconstruct(network.run.basis, coefficients)), spread)
 
 
 def walk(method: Method, network: Network, ends: list[np.ndarray], amounts: np.ndarray) -> dict[str, Any]:
@@ -356,8 +283,8 @@ def print_measures(title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
         cells = []
         for found in rows.values():
             values = [float(row[name]) for row in found if row.get(name) is not None] if name not in LABELS else []
-            spread = f" ± {np.std(values):.3g}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.4g}{spread}" if values else "")
+            spread = f"±{np.std(values):.1g}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.3g}{spread}" if values else "")
         if name not in LABELS:
             table.add_row(name.replace("_", " "), *cells)
     Console().print(table)

@@ -1,0 +1,91 @@
+"""A trained network with its dataset, as the commands that experiment with it need them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spectral_jax.commands.console import track
+from spectral_jax.commands.dataset import open_data
+
+NEAREST = 256  # test meshes that those of a path are compared with
+
+
+class Network(NamedTuple):
+    """A trained run with its dataset, and compiled: its two halves on batches, geodesics of so many points."""
+
+    run: Any
+    data: Any
+    encode: Callable
+    decode: Callable
+    geodesic: Callable
+
+
+def open_network(folder: Path, source: str | None) -> Network:
+    """A run and its dataset, whose connectivity and modes must be the run's."""
+    import jax
+
+    from spectral_jax import basis, interpolate, run
+
+    loaded = run.load_run(folder)
+    source = source or loaded.config.data
+    if not source:
+        raise ValueError(f"{folder} does not know its dataset: name it with --data")
+    data = open_data(source)
+    basis.check_same(loaded.basis, data.basis, (f"the basis of {folder}", f"that of {data.path}"))
+
+    def half(name: str) -> Callable:
+        run_half = jax.jit(lambda x: loaded.model.apply({"params": loaded.params}, x, method=name))
+        return lambda x: run_half(jax.numpy.asarray(x))
+
+    decode = half("decode")
+    geodesic = jax.jit(partial(interpolate.geodesic, decode), static_argnames="num_points")
+    return Network(loaded, data, half("encode"), decode, geodesic)
+
+
+def read_mesh(text: str, network: Network, split: str) -> np.ndarray:
+    """Coefficients (freq, 3) of a mesh of the split, or of a mesh file."""
+    from spectral_jax import basis, mesh
+
+    modes = network.run.config.model.modes
+    if text.isdecimal():
+        if split not in network.data.splits:
+            raise ValueError(f"{network.data.path}: no split {split!r}, there are {', '.join(network.data.splits)}")
+        records = network.data.splits[split]
+        if int(text) >= len(records):
+            raise ValueError(f"{network.data.path}: mesh {text} of split {split}, which has {len(records)}")
+        return records[int(text)].coefficients[:modes]
+    loaded = mesh.read_mesh(text)
+    found = mesh.fingerprint(loaded.faces, len(loaded.vertices))
+    if found != network.run.basis.fingerprint:
+        raise ValueError(
+            f"{text} has {len(loaded.vertices)} vertices and connectivity {found[:12]}, {network.run.path} has "
+            f"{network.run.basis.num_vertices} and {network.run.basis.fingerprint[:12]}"
+        )
+    return np.asarray(basis.project(network.run.basis, loaded.vertices))[:modes]
+
+
+class Others(NamedTuple):
+    """What a path is measured against: meshes of the split, and the spread of their latents."""
+
+    indices: list[int]
+    vertices: np.ndarray
+    spread: float
+
+
+def read_others(network: Network, split: str) -> Others:
+    """Meshes spread over a split, as far as the network's modes hold them."""
+    from spectral_jax import basis
+
+    if split not in network.data.splits:
+        raise ValueError(f"{network.data.path}: no split {split!r}, there are {', '.join(network.data.splits)}")
+    records, modes = network.data.splits[split], network.run.config.model.modes
+    chosen = np.unique(np.linspace(0, len(records) - 1, NEAREST).astype(int)).tolist()
+    coefficients = np.stack([records[i].coefficients[:modes] for i in track(chosen, f"reading {split}")])
+    latents = np.asarray(network.encode(coefficients))
+    spread = float(np.sqrt(np.square(latents - latents.mean(axis=0)).sum(axis=1).mean()))
+    return Others(chosen, np.asarray(basis.reconstruct(network.run.basis, coefficients)), spread)
