@@ -283,8 +283,15 @@ def print_measures(title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
         cells = []
         for found in rows.values():
             values = [float(row[name]) for row in found if row.get(name) is not None] if name not in LABELS else []
-            spread = f"±{np.std(values):.1g}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.3g}{spread}" if values else "")
+            spread = f"±{short(np.std(values), 2)}" if len(values) > 1 else ""
+            cells.append(f"{short(np.mean(values), 3)}{spread}" if values else "")
         if name not in LABELS:
             table.add_row(name.replace("_", " "), *cells)
     Console().print(table)
+
+
+def short(value: Any, digits: int) -> str:
+    """A number to so many digits, without an exponent unless it is tiny."""
+    if abs(value) < 1e-4:
+        return f"{value:.1g}"
+    return np.format_float_positional(value, digits, unique=False, fractional=False, trim="-")
