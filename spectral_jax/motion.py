@@ -27,13 +27,17 @@ def read_sequence(path: Path | str) -> Sequence:
     72-number SMPL poses keep root and 21 body joints and get zero hands; betas are cut or zero-padded to 16.
     """
     try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as data:
-            rate = "mocap_frame_rate" if "mocap_frame_rate" in data else "mocap_framerate"
-            missing = [name for name in ("poses", "betas", "gender", rate) if name not in data]
-            if missing:
-                raise ValueError(f"no array {', '.join(missing)}")
-            poses, betas, gender = data["poses"], data["betas"], data["gender"].item()
-            framerate = float(data[rate])
+        with Path(path).open("rb") as file:
+            if file.read(2) != b"PK":  # of which NumPy would say that it may be unpickled
+                raise ValueError("not an .npz file")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as data:
+                rate = "mocap_frame_rate" if "mocap_frame_rate" in data else "mocap_framerate"
+                missing = [name for name in ("poses", "betas", "gender", rate) if name not in data]
+                if missing:
+                    raise ValueError(f"no array {', '.join(missing)}")
+                poses, betas, gender = data["poses"], data["betas"], data["gender"].item()
+                framerate = float(data[rate])
     except Exception as error:  # a damaged archive fails in any way
         raise ValueError(f"{path}: not an AMASS sequence: {error}") from error
     if poses.ndim != 2 or poses.shape[1] not in (72, NUM_POSES):
