@@ -103,6 +103,8 @@ def test_samples_filtered_and_mixed_meshes_are_written(trained, tmp_path, capsys
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["000.obj", "001.obj", "002.obj", "samples.npz"]
     assert main(["filter", folder, "1", "--modes", "8", "--out", str(tmp_path / "low.ply")]) == 0
     assert main(["mix", folder, "--low", "1", "--high", "4", "--cut", "8", "--out", str(tmp_path / "mix.ply")]) == 0
+    assert main(["filter", folder, "1", "--modes", "4", "--out", str(tmp_path / "low.ply")]) == 2
+    assert "low.ply exists already; --overwrite replaces it" in capsys.readouterr().err
     data = dataset.open_data(trained / "data" / "demo")
     first, second = (data.splits["test"][i].coefficients for i in (1, 4))
     low = np.where(np.arange(32)[:, None] < 8, first, 0)

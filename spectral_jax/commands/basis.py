@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from spectral_jax.basis import Operator, SpectralBasis
-from spectral_jax.commands.console import console, counting, track
+from spectral_jax.commands.console import check_free, console, counting, track
 from spectral_jax.commands.dataset import open_data
 from spectral_jax.mesh import Mesh
 
@@ -136,12 +136,6 @@ class BasisExport:
         if loaded.mass is not None:
             note = "these modes are orthonormal under the mass of the vertices, which only a .mat file has"
             console.print(note, soft_wrap=True)
-
-
-def check_free(out: Path, overwrite: bool) -> None:
-    """Raise ValueError when there is such a file that is not to be replaced."""
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists already; --overwrite replaces it")
 
 
 def read_shape(path: Path) -> tuple[np.ndarray, int, np.ndarray | None]:

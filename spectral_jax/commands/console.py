@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -16,6 +17,12 @@ console = Console(stderr=True)
 def track(iterable: Iterable, description: str) -> Iterable:
     """The same iterable with a rich progress bar."""
     return rich_track(iterable, description, console=console, transient=True, disable=not console.is_terminal)
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """Raise ValueError when there is such a file that is not to be replaced."""
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists already; --overwrite replaces it")
 
 
 @contextmanager

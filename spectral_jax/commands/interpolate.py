@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from spectral_jax.commands.console import console, track
+from spectral_jax.commands.console import check_free, console, track
 from spectral_jax.commands.network import Network, Others, open_network, read_mesh, read_others
 
 Method = Literal["spatial", "latent", "spherical", "geodesic"]
@@ -82,6 +82,8 @@ class Interpolate:
             measures = measure(network, vertices, path, read_others(network, self.split))
         faces = np.asarray(network.run.basis.faces)
         (self.out / "frames").mkdir(parents=True, exist_ok=True)
+        for old in (self.out / "frames").glob(f"[0-9]*.{self.format}"):  # of a longer path
+            old.unlink()
         for step, frame in enumerate(vertices):
             write_mesh(self.out / "frames" / f"{step:03d}.{self.format}", Mesh(frame, faces))
         gltf.write_animation(self.out / "path.glb", vertices, faces)
@@ -190,6 +192,8 @@ class Filter:
     """The mesh file to write."""
     width: int = 0
     """Modes within which they fade out (0: at once)."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
     split: str = "test"
     """The split that the index is of."""
     data: str | None = None
@@ -198,6 +202,7 @@ class Filter:
     def __call__(self) -> None:
         from spectral_jax import interpolate
 
+        check_free(self.out, self.overwrite)
         network = open_network(self.run, self.data)
         coefficients = read_mesh(self.mesh, network, self.split)
         write_coefficients(self.out, network, interpolate.low_pass(coefficients, self.modes, self.width))
@@ -219,6 +224,8 @@ class Mix:
     """The mesh file to write."""
     width: int = 0
     """Modes within which one crosses over to the other (0: at once)."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
     split: str = "test"
     """The split that indices are of."""
     data: str | None = None
@@ -227,6 +234,7 @@ class Mix:
     def __call__(self) -> None:
         from spectral_jax import interpolate
 
+        check_free(self.out, self.overwrite)
         network = open_network(self.run, self.data)
         low, high = (read_mesh(text, network, self.split) for text in (self.low, self.high))
         write_coefficients(self.out, network, interpolate.mix_bands(low, high, self.cut, self.width))
