@@ -96,6 +96,8 @@ def loss_and_gradient(
     Meshes of weight 0 are left out, as if the batch were smaller.
     """
 
+    model = model.clone(trained=True)
+
     def loss(params):
         decoded: Any = model.apply({"params": params}, coefficients)
         squared = jnp.square(decoded - coefficients)
