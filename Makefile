@@ -22,9 +22,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/pyright
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python benchmarks/eigenbasis.py
-	$(BIN)/python benchmarks/build_dataset.py
-	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/all.py
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, this is {v}")'

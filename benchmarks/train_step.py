@@ -1,55 +1,54 @@
-"""One training step beside that of PyTorch, alternating in one run: the ratio of the medians is the result.
+"""A training step beside that of PyTorch, taking turns in one run; the last column is PyTorch's time over ours.
 
     python benchmarks/train_step.py                                    # a table of sizes
-    python benchmarks/train_step.py --freq 4096 --batch 16 --json FILE # one cell
+    python benchmarks/train_step.py --freq 4096 --batch 16 --json FILE # one cell; both take several values
+    python benchmarks/train_step.py --precision highest default bf16   # of both sides
 
-Both sides do the same work on the same meshes: forward, backward and Adam in float32. Ours is a step inside the scan of
-an epoch, the way it is used; PyTorch's is eager, without reading any data.
+Both sides do the same work on meshes that are already on the device: forward, backward and Adam. Ours is a step in the
+loop of an epoch, as training runs it. PyTorch's is eager, with Adam as the published system calls it; compiled; and, on
+a GPU, compiled into CUDA graphs (mode reduce-overhead), these two with the fused Adam. --eager leaves both out.
 """
 
 import argparse
-import json
-import platform
-import statistics
-import time
+import functools
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import get_args
 
 import jax
 import numpy as np
 import torch
+from machine import alternate, announce, ceilings, save, table
+from ours import num_measured, ours
+from work import activation_bytes, roofline_seconds, step_bytes, step_flops
 
-from spectral_jax.model import ModelConfig, SpectralAutoencoder
+from spectral_jax.model import ModelConfig
 from spectral_jax.torch_reference import TorchSpectralAutoencoder
-from spectral_jax.train import TrainConfig, init_state, train_epoch
+from spectral_jax.train import Precision
 
-CELLS = [(freq, batch) for freq in (1024, 4096) for batch in (16, 64, 128)]
-STEPS = 8  # in one measurement of either side
-
-
-def ours(config, meshes, batch):
-    """A function that trains for STEPS steps."""
-    model, state, key = SpectralAutoencoder(config), init_state(config, TrainConfig()), jax.random.key(0)
-    rates, meshes = np.full(STEPS, 1e-4, np.float32), jax.device_put(meshes)
-
-    def run():
-        nonlocal state
-        state, loss = train_epoch(model, state, meshes, key, rates, batch)
-        loss.block_until_ready()
-
-    return run
+MODES = {"torch_eager": None, "torch_compile": "default", "torch_graphs": "reduce-overhead"}
 
 
-def theirs(config, meshes, batch):
-    """The same in eager PyTorch."""
+def theirs(config: ModelConfig, batches: Iterable, precision: Precision, mode: str | None = None) -> Callable[[], None]:
+    """A function that trains PyTorch's network on the batches and waits for it; `mode` as of torch.compile."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if mode == "reduce-overhead" and device == "cpu":
+        return functools.partial(_refuse, "no CUDA")
+    torch.set_float32_matmul_precision("highest" if precision == "highest" else "high")
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = precision != "highest", True
     network = TorchSpectralAutoencoder(config).to(device)
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
-    batches = torch.from_numpy(meshes).to(device).split(batch)
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True if mode else None)
+
+    def loss_of(coefficients):
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            return torch.nn.functional.mse_loss(network(coefficients).float(), coefficients)
+
+    loss_of = torch.compile(loss_of, mode=mode) if mode else loss_of
 
     def run():
         for coefficients in batches:
             optimiser.zero_grad()
-            torch.nn.functional.mse_loss(network(coefficients), coefficients).backward()
+            loss_of(coefficients.to(device, non_blocking=True)).backward()
             optimiser.step()
         if device == "cuda":
             torch.cuda.synchronize()
@@ -57,49 +56,61 @@ def theirs(config, meshes, batch):
     return run
 
 
-def measure(freq, batch, rounds):
-    """Milliseconds a step of both sides, medians over alternating rounds, and PyTorch's over ours."""
-    config = ModelConfig(modes=freq)
-    meshes = np.random.default_rng(0).standard_normal((STEPS * batch, freq, 3)).astype(np.float32)
-    sides = {"ours_ms": ours(config, meshes, batch), "torch_eager_ms": theirs(config, meshes, batch)}
-    times = {name: [] for name in sides}
-    for turn in range(rounds + 1):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            run()
-            if turn:  # the first one compiles
-                times[name].append((time.perf_counter() - start) / STEPS * 1000)
-    cell = {"freq": freq, "batch": batch, **{name: statistics.median(values) for name, values in times.items()}}
-    return cell | {"ratio_torch_eager": cell["torch_eager_ms"] / cell["ours_ms"]}
+def _refuse(reason):
+    raise RuntimeError(reason)
+
+
+def measure(freq: int, batch: int, precision: Precision, rounds: int, modes: Iterable[str]) -> dict[str, object]:
+    """Milliseconds a step of all sides, their first calls, the roofline and how much of it is reached, the ratios."""
+    config, steps = ModelConfig(modes=freq), num_measured(batch)
+    meshes = np.random.default_rng(0).standard_normal((steps * batch, freq, 3), np.float32)
+    batches = torch.from_numpy(meshes).to("cuda" if torch.cuda.is_available() else "cpu").split(batch)
+    sides = {name: theirs(config, batches, precision, MODES[name]) for name in modes}
+    timings = alternate({"ours": ours(config, meshes, batch, precision), **sides}, rounds, set(sides) - {"torch_eager"})
+    torch.compiler.reset()
+    own, bound = timings["ours"].median, roofline_seconds(config, batch, precision)
+    cell = {"freq": freq, "batch": batch, "precision": precision}
+    for name, timing in timings.items():
+        cell[f"{name}_ms"] = None if timing.missing else timing.median / steps * 1000
+        cell[f"{name}_first_call_s"] = timing.first
+        if timing.missing:
+            cell[name] = timing.missing
+    moved = step_bytes(config, batch, activation_bytes(precision))
+    cell |= {"gflop": step_flops(config, batch) / 1e9, "mbytes": moved / 1e6}
+    cell |= {"roofline_ms": bound * 1000, "roofline_fraction": bound * steps / own}
+    ratios = {name: None if timings[name].missing else timings[name].median / own for name in reversed(list(sides))}
+    return cell | {f"ratio_{name}": ratio for name, ratio in ratios.items()}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--freq", type=int)
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    on_cpu = jax.default_backend() == "cpu"
+    parser.add_argument("--freq", type=int, nargs="+", default=[4096, 1024])
+    parser.add_argument("--batch", type=int, nargs="+", default=[16, 64, 128, 512] + [1024] * (not on_cpu))
+    parser.add_argument("--precision", nargs="+", choices=get_args(Precision), default=["default"])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if (options.freq is None) != (options.batch is None):
-        parser.error("--freq and --batch go together")
-    machine = {
-        "device": jax.devices()[0].device_kind, "processor": platform.processor() or platform.machine(),
-        "python": platform.python_version(), "jax": jax.__version__, "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    print(f"{'freq':>6} {'batch':>6} {'ours ms':>10} {'PyTorch ms':>11} {'PyTorch / ours':>15}")
-    cells = []
-    for freq, batch in [(options.freq, options.batch)] if options.freq else CELLS:
-        cells.append(measure(freq, batch, options.rounds))
-        figures = cells[-1]
-        print(
-            f"{freq:>6} {batch:>6} {figures['ours_ms']:>10.1f} {figures['torch_eager_ms']:>11.1f} "
-            f"{figures['ratio_torch_eager']:>15.2f}"
-        )
-    if options.json:
-        record = {"machine": machine, "cells": cells} if options.freq is None else {**machine, **cells[0]}
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    announce()
+    modes = [name for name, mode in MODES.items() if not (options.eager and mode)]
+    short = [name.removeprefix("torch_") for name in modes]
+    columns = ["ours ms", *(f"{name} ms" for name in short), "% of roofline", *(f"{name}/ours" for name in short[::-1])]
+    row = table("Training step", "modes", "batch", "precision", *columns)
+    cells, missing = [], {}
+    for precision in options.precision:
+        for freq in options.freq:
+            for batch in options.batch:
+                cell = measure(freq, batch, precision, options.rounds, modes)
+                times = [cell[f"{name}_ms"] for name in ("ours", *modes)]
+                ratios = [cell[f"ratio_{name}"] for name in reversed(modes)]
+                row(freq, batch, precision, *times, 100 * cell["roofline_fraction"], *ratios)
+                cells.append(cell)
+                missing |= {name: cell[name] for name in modes if name in cell}
+    for name, reason in missing.items():
+        print(f"{name}: {reason}")
+    rates = {precision: ceilings(precision) for precision in options.precision}
+    save(options.json, {"ceilings": rates, **(cells[0] if len(cells) == 1 else {"cells": cells})})
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ _HOMES = {
     "fit": "train",
     "Run": "run",
     "load_run": "run",
+    "Codec": "inference",
     "open_data": "dataset",
 }
 __all__ = list(_HOMES)

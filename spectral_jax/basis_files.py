@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from spectral_jax import basis as spectral
-from spectral_jax import mesh
+from spectral_jax import mesh, plain_files
 from spectral_jax.basis import SpectralBasis
 
 SOLVER = 1  # counts up when `spectral_jax.basis.compute` would give other modes
@@ -70,7 +70,7 @@ def read_modes(path: str | Path, variable: str | None = None) -> Float[np.ndarra
         start = file.read(16)
     try:
         if start.startswith(b"\x93NUMPY"):
-            modes = np.load(path, allow_pickle=False, mmap_mode="r")
+            modes = plain_files.open_npy(path)
         elif path.suffix.lower() == ".mat":
             modes = _read_mat(path, start, variable)
         else:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from spectral_jax import smplh_pickle
+from spectral_jax import plain_files, smplh_pickle
 
 NUM_BETAS = 16
 ARRAYS = {
@@ -99,13 +99,13 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: expected an SMPL-H .npz or .pkl file")
     pickled = nullcontext(smplh_pickle.load(path, ARRAYS)) if path.suffix.lower() == ".pkl" else None
     try:
-        with pickled or np.load(path, allow_pickle=False) as arrays:
+        with pickled or plain_files.open_npz(path, smplh_pickle.FILE_BYTES) as arrays:
             return _check_arrays(arrays)
-    except Exception as error:  # a damaged archive fails in any way
+    except ValueError as error:
         raise ValueError(f"{path}: not a usable SMPL-H body: {error}") from error
 
 
-def _check_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _check_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The checked arrays as float32 and int64, each read and made small before the next."""
     missing = sorted(set(ARRAYS) - set(arrays))
     if missing:

@@ -3,48 +3,39 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
+from spectral_jax import devices
 from spectral_jax.model import ModelConfig
 from spectral_jax.schedule import Plateau
-from spectral_jax.train import Progress, TrainConfig, TrainState, init_state
+from spectral_jax.train import Position, TrainConfig, TrainState, init_state
 
 
-class Checkpoint(NamedTuple):
-    """A restored training position: `epoch` epochs are done; the rest continues from here."""
+def save(folder: str | Path, position: Position) -> None:
+    """Write the position under `folder`/EPOCH or EPOCH.STEP, then remove the others: one complete is always there.
 
-    state: TrainState
-    plateau: Plateau
-    epoch: int
-    validation_mm: float | None
-    best_mm: float | None
-
-
-def save(folder: str | Path, progress: Progress, best_mm: float | None) -> None:
-    """Write the position under `folder`/EPOCH and then remove the earlier ones: one complete is always there."""
+    Of several processes, all call this with the same position and the main one writes.
+    """
     from orbax.checkpoint import v1 as ocp
 
     folder = Path(folder).absolute()
-    metadata = {
-        "epoch": progress.epoch,
-        "plateau": [None if math.isinf(x) else x for x in progress.plateau],
-        "validation_mm": progress.validation_mm,
-        "best_mm": best_mm,
-    }
-    target = folder / str(progress.epoch)
-    ocp.save(str(target), _tree(jax.device_get(progress.state)), overwrite=True, custom_metadata=metadata)
-    for other in folder.iterdir():
+    metadata: Any = position._asdict() | {"plateau": [None if math.isinf(x) else x for x in position.plateau]}
+    del metadata["state"]
+    target = folder / (f"{position.epoch}.{position.step}" if position.step else f"{position.epoch}")
+    ocp.save(str(target), _tree(jax.device_get(position.state)), overwrite=True, custom_metadata=metadata)
+    for other in folder.iterdir() if devices.is_main() else ():
         if other != target:
             shutil.rmtree(other)
 
 
-def restore(folder: str | Path, model_config: ModelConfig, train_config: TrainConfig) -> Checkpoint:
+def restore(folder: str | Path, model_config: ModelConfig, train_config: TrainConfig) -> Position:
     """Read the newest finished checkpoint under `folder` as host arrays.
 
     Raises ValueError naming the folder when there is none, or when its arrays are not those of the model.
@@ -52,10 +43,10 @@ def restore(folder: str | Path, model_config: ModelConfig, train_config: TrainCo
     from orbax.checkpoint import v1 as ocp
 
     folder = Path(folder).absolute()
-    steps = [p for p in folder.glob("*") if p.name.isdigit() and ocp.is_orbax_checkpoint(str(p))]
-    if not steps:
+    found = [p for p in folder.glob("*") if re.fullmatch(r"\d+(\.\d+)?", p.name) and ocp.is_orbax_checkpoint(str(p))]
+    if not found:
         raise ValueError(f"{folder}: no checkpoint here")
-    newest = max(steps, key=lambda p: int(p.name))
+    newest = max(found, key=lambda p: [int(number) for number in p.name.split(".")])
     abstract = jax.eval_shape(lambda: init_state(model_config, train_config))
     template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), _tree(abstract))
     try:
@@ -68,9 +59,8 @@ def restore(folder: str | Path, model_config: ModelConfig, train_config: TrainCo
         raise ValueError(f"{newest}: unreadable checkpoint ({error})") from error
     state = TrainState(tree["params"], optax.ScaleByAdamState(**tree["opt_state"]), tree["step"])
     extra: Any = stored.custom_metadata
-    learning_rate, best, bad_epochs = extra["plateau"]
-    plateau = Plateau(learning_rate, math.inf if best is None else best, bad_epochs)
-    return Checkpoint(state, plateau, extra["epoch"], extra["validation_mm"], extra["best_mm"])
+    learning_rate, best, bad_epochs = extra.pop("plateau")
+    return Position(state, Plateau(learning_rate, math.inf if best is None else best, bad_epochs), **extra)
 
 
 def _tree(state: TrainState) -> dict[str, Any]:

@@ -13,15 +13,19 @@ from spectral_jax.commands.console import console
 from spectral_jax.commands.convert import Convert
 from spectral_jax.commands.dataset import DatasetAmass, DatasetDemo, DatasetDfaust, DatasetImport, DatasetMeshes
 from spectral_jax.commands.evaluate import Eval
+from spectral_jax.commands.inference import Decode, Encode
 from spectral_jax.commands.info import DatasetInfo
 from spectral_jax.commands.interpolate import Filter, Interpolate, Mix, Sample
 from spectral_jax.commands.release import Export, ImportRelease
 from spectral_jax.commands.train import Demo, Train, stored_options
 
+MOST_SAID = 4000  # characters of an error
 COMMANDS = {
     "demo": Demo,
     "train": Train,
     "eval": Eval,
+    "encode": Encode,
+    "decode": Decode,
     "interpolate": Interpolate,
     "sample": Sample,
     "filter": Filter,
@@ -64,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             raise
-        text = "; ".join([f"error: {error}", *getattr(error, "__notes__", ())])
+        text = " ".join("; ".join([f"error: {error}", *getattr(error, "__notes__", ())]).splitlines())
+        text = "".join(c if c.isprintable() else "?" for c in text[:MOST_SAID])  # it may quote a file
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         return 1 if isinstance(error, FloatingPointError) else 2
     return 0

@@ -12,6 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
 
+from spectral_jax import options
 from spectral_jax.model import ModelConfig, init_params
 
 
@@ -48,13 +49,18 @@ def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def _check(state_dict: Mapping[str, Any], config: ModelConfig) -> None:
     """Raise one ValueError that lists every missing, unexpected and misshapen array."""
-    found, wanted = {name: np.shape(value) for name, value in state_dict.items()}, _shapes(config)
+    found, wanted = {name: getattr(value, "shape", None) for name, value in state_dict.items()}, _shapes(config)
     offenders = [f"{name} {wanted[name]} is missing" for name in wanted if name not in found]
-    offenders += [f"{name} {found[name]} is unexpected" for name in found if name not in wanted]
+    offenders += [f"{str(name)[:80]} {found[name]} is unexpected" for name in found if name not in wanted]
     offenders += [
         f"{name} is {found[name]}, not {wanted[name]}"
         for name in wanted
         if name in found and found[name] != wanted[name]
+    ]
+    offenders += [
+        f"{name} is {value.dtype}, not floats"
+        for name, value in state_dict.items()
+        if name in wanted and found[name] == wanted[name] and not jax.numpy.issubdtype(value.dtype, jax.numpy.floating)
     ]
     if offenders:
         raise ValueError("not the weights of this network: " + "; ".join(offenders))
@@ -67,14 +73,15 @@ def infer_config(state_dict: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]
     """
 
     def size(name: str, axis: int, default: int) -> int:
-        shape = np.shape(state_dict.get(name, 0))
+        shape = getattr(state_dict.get(name), "shape", ())
         return shape[axis] if len(shape) > axis else default
 
-    config = ModelConfig(
-        modes=size("downsampling_mats.0", 0, ModelConfig.modes),
-        latent_size=size("encoder_linear.0.weight", 0, ModelConfig.latent_size),
-        conv_size=size("encoder_features.0.weight", 2, ModelConfig.conv_size),
-    )
+    sizes = {
+        "modes": size("downsampling_mats.0", 0, ModelConfig.modes),
+        "latent_size": size("encoder_linear.0.weight", 0, ModelConfig.latent_size),
+        "conv_size": size("encoder_features.0.weight", 2, ModelConfig.conv_size),
+    }
+    config = options.fill(ModelConfig(), sizes)
     _check(state_dict, config)
     return config, [
         f"{config.modes} modes, latent size {config.latent_size}, conv size {config.conv_size}: from the weights",

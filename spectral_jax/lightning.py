@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
+import operator
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,13 +16,12 @@ import numpy as np
 import optax
 
 from spectral_jax import basis as spectral
-from spectral_jax import checkpoint, run, torch_file
+from spectral_jax import checkpoint, options, plain_files, run, torch_file
 from spectral_jax.basis import SpectralBasis
-from spectral_jax.checkpoint import Checkpoint
 from spectral_jax.convert import TABLE, infer_config, params_from_state_dict, state_dict_from_params
 from spectral_jax.model import ModelConfig
 from spectral_jax.schedule import EPS, FACTOR, PATIENCE, THRESHOLD, Plateau
-from spectral_jax.train import VALIDATION_BATCH, Progress, TrainConfig, TrainState
+from spectral_jax.train import VALIDATION_BATCH, Position, TrainConfig, TrainState
 
 # Options: the published infos.json.
 
@@ -52,15 +51,14 @@ def config_from_infos(
     for name, value in FIXED_OPTIONS.items():
         if infos.get(name, value) != value:
             raise ValueError(f"{name} is {infos[name]!r}, only {value!r} can be read")
-    configs = []
-    for default, names in ((inferred or ModelConfig(), MODEL_OPTIONS), (TrainConfig(), TRAIN_OPTIONS)):
-        given = {ours: infos[theirs] for theirs, ours in names.items() if theirs in infos}
-        for theirs, ours in names.items():
-            kind = type(getattr(default, ours))
-            if ours in given and type(given[ours]) not in ((int, float) if kind is float else (kind,)):
-                raise ValueError(f"{theirs} is {given[ours]!r}, which is no {kind.__name__}")
-        configs.append(dataclasses.replace(default, **given))
-    model, train = configs
+    model, train = (
+        options.fill(
+            default,
+            {ours: infos[theirs] for theirs, ours in names.items() if theirs in infos},
+            {ours: theirs for theirs, ours in names.items()},
+        )
+        for default, names in ((inferred or ModelConfig(), MODEL_OPTIONS), (TrainConfig(), TRAIN_OPTIONS))
+    )
     contradictions = [
         f"{theirs} is {infos[theirs]}, the weights say {getattr(inferred, ours)}"
         for theirs, ours in MODEL_OPTIONS.items()
@@ -92,7 +90,7 @@ REDUCE_ON_PLATEAU = {
 OURS = "spectral_jax"  # the key of what Lightning has no place for; it ignores keys it does not know
 
 
-def checkpoint_from_lightning(saved: Mapping[str, Any], config: ModelConfig) -> Checkpoint:
+def checkpoint_from_lightning(saved: Mapping[str, Any], config: ModelConfig) -> Position:
     """The training position in a Lightning checkpoint; raises ValueError for another network or optimiser.
 
     Lightning's `epoch` counts the epochs it has closed. A checkpoint made by the validation that ends an epoch lacks
@@ -104,22 +102,26 @@ def checkpoint_from_lightning(saved: Mapping[str, Any], config: ModelConfig) -> 
         (group,) = optimizer["param_groups"]
         other = {name: group[name] for name, value in ADAM.items() if group.get(name, value) != value}
         beta1, _ = group.get("betas", BETAS)
-        plateau = Plateau(float(group["lr"]))
+        plateau = Plateau(_real(group["lr"]))
         if schedulers:
-            plateau = Plateau(plateau.learning_rate, float(schedulers[0]["best"]), schedulers[0]["num_bad_epochs"])
+            best, bad_epochs = schedulers[0]["best"], schedulers[0]["num_bad_epochs"]
+            plateau = Plateau(plateau.learning_rate, float(best), _count(bad_epochs))
         epoch, step, weights = saved["epoch"], saved["global_step"], saved["state_dict"]
         if "loops" in saved:
             loop = saved["loops"]["fit_loop"]
             counts, whole = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]["is_last_batch"]
             epoch = counts["ready"] if whole else counts["completed"]
+        epoch, step = _count(epoch), _count(step)
         moments = [optimizer["state"][index] for index in group["params"]] if optimizer["state"] else []
-        steps = {float(moment["step"]) for moment in moments} or {0.0}
+        steps = {_real(moment["step"]) for moment in moments} or {0.0}
         names = [weight.name for weight in TABLE]
         averages = [
             dict(zip(names, [moment[key] for moment in moments], strict=True)) if moments else None
             for key in ("exp_avg", "exp_avg_sq")
         ]
-    except (KeyError, TypeError, ValueError) as error:
+        ours = {name: value for name, value in saved.get(OURS, {}).items() if name in ("validation_mm", "best_mm")}
+        ours = {name: None if value is None else float(value) for name, value in ours.items()}
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"not a Lightning checkpoint of this network ({type(error).__name__}: {error})") from error
     if other or beta1 != BETAS[0]:
         raise ValueError(
@@ -132,11 +134,26 @@ def checkpoint_from_lightning(saved: Mapping[str, Any], config: ModelConfig) -> 
     (count,) = steps
     count = step if np.float32(step) == count else count  # PyTorch's float32 count is not exact beyond 2^24
     state = TrainState(params, optax.ScaleByAdamState(np.array(count, np.int32), mu, nu), np.array(step, np.int32))
-    ours = saved.get(OURS, {})
-    return Checkpoint(state, plateau, epoch, ours.get("validation_mm"), ours.get("best_mm"))
+    return Position(state, plateau, epoch, **ours)
 
 
-def lightning_from_checkpoint(position: Checkpoint, config: TrainConfig, job_id: str) -> dict[str, Any]:
+def _count(value: Any) -> int:
+    """A number of epochs or steps."""
+    count = operator.index(value)
+    if not 0 <= count < 1 << 31:
+        raise ValueError(f"{count} epochs or steps")
+    return count
+
+
+def _real(value: Any) -> float:
+    """A learning rate, or a number of steps kept as a float."""
+    real = float(value)
+    if not 0 <= real < 1 << 31:
+        raise ValueError(f"{real} where a rate or a number of steps is expected")
+    return real
+
+
+def lightning_from_checkpoint(position: Position, config: TrainConfig, job_id: str) -> dict[str, Any]:
     """A Lightning 1.6 checkpoint, as after an epoch that is closed, which the published code evaluates and continues.
 
     Lightning knows the plateau rule only: it continues a cosine run at the peak rate.
@@ -231,23 +248,21 @@ def import_checkpoint(
     if not isinstance(saved, dict):
         raise ValueError(f"{source}: holds a {type(saved).__name__}, neither a checkpoint nor a state dict")
     state_dict = saved.get("state_dict", saved)
+    if not isinstance(state_dict, dict):
+        raise ValueError(f"{source}: its state_dict is a {type(state_dict).__name__}, expected a dict")
     with _naming(source):
         inferred, lines = infer_config(state_dict)
 
-    model, train, options = inferred, TrainConfig(), {}
+    model, train, given = inferred, TrainConfig(), {}
     beside = source.with_name("infos.json")
     infos = beside if infos is None and beside.is_file() else infos
     if infos is None:
         lines.append("training options: the published defaults, for there is no infos.json")
     else:
+        given = plain_files.read_json(infos)
         with _naming(infos):
-            if not infos.is_file():
-                raise ValueError("no such file")
-            options = json.loads(infos.read_text())
-            if not isinstance(options, dict):
-                raise ValueError("holds no options by name")
-            model, train, unknown = config_from_infos(options, inferred)
-        if "activation_func" in options:
+            model, train, unknown = config_from_infos(given, inferred)
+        if "activation_func" in given:
             lines.pop()  # nothing was assumed
         lines.append(f"options: from {infos}" + (f", but for the unknown {', '.join(unknown)}" if unknown else ""))
 
@@ -260,7 +275,7 @@ def import_checkpoint(
         position = checkpoint_from_lightning(saved, model)
         remembered = {name: saved[OURS][name] for name in ("seed", "schedule") if name in saved.get(OURS, {})}
         _, beta2 = saved["optimizer_states"][0]["param_groups"][0].get("betas", BETAS)
-        train = dataclasses.replace(train, beta2=beta2, **remembered)
+        train = options.fill(train, {"beta2": beta2, **remembered})
     rate = position.plateau.learning_rate
     lines.append(f"{position.epoch} epochs and {position.state.step} steps done, learning rate {rate:.4g}")
 
@@ -270,11 +285,10 @@ def import_checkpoint(
         raise ValueError(f"{source}: the network has {model.modes} modes, the basis only {basis.num_modes}")
     target.mkdir(parents=True, exist_ok=True)
     # No best_mm: the weights that reached it are elsewhere, and `best` is the best in this folder.
-    progress = Progress(position.epoch, position.state, position.plateau, position.validation_mm, {})
-    checkpoint.save(target / "last", progress, None)
+    checkpoint.save(target / "last", position._replace(best_mm=None))
     if basis is not None:
         spectral.save(target / run.BASIS_FILE, spectral.truncate(basis, model.modes))
-    run.save_config(target, run.RunConfig(model, train, data or str(options.get("path", ""))))
+    run.save_config(target, run.RunConfig(model, train, data or str(given.get("path", ""))))
     return lines
 
 

@@ -6,7 +6,10 @@ import json
 import os
 from pathlib import Path
 
+from spectral_jax import plain_files
+
 LOG_FILE, EVENTS_FOLDER = "log.jsonl", "tb_logs"
+LOG_BYTES = 64 << 20  # some 250,000 epochs
 
 
 class RunLog:
@@ -38,7 +41,15 @@ class RunLog:
 
 
 def read_log(run_folder: str | Path) -> list[dict]:
-    """The lines of a run's log.jsonl, oldest first; a last line cut short by a crash is left out."""
-    path = Path(run_folder) / LOG_FILE
-    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    """The lines of a run's log.jsonl, oldest first; a last line cut short by a crash is left out.
+
+    Raises ValueError naming a line that is none of a log.
+    """
+    path, records = Path(run_folder) / LOG_FILE, []
+    if path.is_file():
+        plain_files.check_size(path, LOG_BYTES)
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+            records.append(plain_files.parse_json(line, f"{path}: line {number}"))
+            if type(records[-1].get("epoch")) is not int:
+                raise ValueError(f"{path}: line {number}: epoch is {records[-1].get('epoch')!r}, which is no int")
+    return records

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from spectral_jax import plain_files
+
 if TYPE_CHECKING:
     import scipy.sparse
+
+SUFFIXES = (".obj", ".ply", ".off", ".stl")
+MOST_BYTES = 32 << 20  # of a file: 450,000 vertices as text, in which trimesh takes 75 times as much memory
+LINE = 1 << 16  # characters of an .obj file's line
 
 
 class Mesh(NamedTuple):
@@ -88,15 +96,18 @@ def fingerprint(faces: Int[np.ndarray, "face 3"], num_vertices: int) -> str:
 
 
 def read_mesh(path: str | Path) -> Mesh:
-    """Read any triangle mesh trimesh can read, vertex order untouched; units as in the file.
+    """Read a triangle mesh (.obj .ply .off .stl), vertex order untouched; units as in the file.
 
-    Raises ValueError naming the file when it is missing, unreadable or has no triangles.
+    Raises ValueError naming the file when it is missing, of another kind, too large, unreadable or has no triangles.
     """
     import trimesh
 
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such mesh file")
+    if path.suffix.lower() not in SUFFIXES:  # trimesh reads more, and what those formats refer to
+        raise ValueError(f"{path}: expected a mesh file ({' '.join(SUFFIXES)})")
+    plain_files.check_size(path, MOST_BYTES)
     try:
         if path.suffix.lower() == ".obj":
             vertices, faces = _read_obj(path)
@@ -107,24 +118,43 @@ def read_mesh(path: str | Path) -> Mesh:
         raise ValueError(f"{path}: not a readable mesh ({error})") from error
     if not len(faces):
         raise ValueError(f"{path}: no triangles among its {len(vertices)} vertices")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise ValueError(f"{path}: faces name vertices {faces.min()} to {faces.max()} of {len(vertices)}")
     return Mesh(vertices, faces)
 
 
 def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Vertices and triangles (polygons as fans) of the v and f lines; trimesh splits, reorders and drops vertices."""
-    vertices, faces = [], []
-    for line in path.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ").splitlines():
-        kind, *words = line.split("#")[0].split() or [""]
-        if kind == "v":
-            x, y, z, *_ = map(float, words)
-            vertices.append((x, y, z))
-        elif kind == "f":
-            numbers = [int(word.split("/")[0]) for word in words]
-            if 0 in numbers:
-                raise ValueError(f"a face names vertex 0, they count from 1: {line}")
-            first, *others = [number - 1 if number > 0 else len(vertices) + number for number in numbers]
-            faces += [(first, a, b) for a, b in itertools.pairwise(others)]
+    vertices, faces = array("f"), array("i")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in _whole_lines(file):
+            kind, *words = line.split("#")[0].split() or [""]
+            if kind == "v":
+                x, y, z, *_ = map(float, words)
+                vertices.extend((x, y, z))
+            elif kind == "f":
+                numbers = [int(word.split("/")[0]) for word in words]
+                if 0 in numbers:
+                    raise ValueError(f"a face names vertex 0, they count from 1: {line.strip()[:80]}")
+                first, *others = [number - 1 if number > 0 else len(vertices) // 3 + number for number in numbers]
+                for a, b in itertools.pairwise(others):
+                    faces.extend((first, a, b))
     return np.array(vertices, np.float32).reshape(-1, 3), np.array(faces, np.int32).reshape(-1, 3)
+
+
+def _whole_lines(file: Iterable[str]) -> Iterator[str]:
+    """Lines, those that end in a backslash joined with the next."""
+    begun = ""
+    for line in file:
+        begun += line
+        if len(begun) > LINE:
+            raise ValueError(f"a line of more than {LINE:,} characters")
+        if begun.endswith("\\\n"):
+            begun = begun[:-2] + " "
+            continue
+        yield begun
+        begun = ""
+    yield begun
 
 
 def write_mesh(path: str | Path, mesh: Mesh) -> None:

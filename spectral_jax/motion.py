@@ -6,9 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from spectral_jax import anatomy, gestures
+from spectral_jax import anatomy, gestures, plain_files
 
 NUM_POSES, NUM_BETAS = 156, 16
+MOST_BYTES = 1 << 30  # of a file: two hours at 120 frames a second
 KINDS = tuple(gestures.FAMILIES)
 
 
@@ -27,18 +28,15 @@ def read_sequence(path: Path | str) -> Sequence:
     72-number SMPL poses keep root and 21 body joints and get zero hands; betas are cut or zero-padded to 16.
     """
     try:
-        with Path(path).open("rb") as file:
-            if file.read(2) != b"PK":  # of which NumPy would say that it may be unpickled
-                raise ValueError("not an .npz file")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as data:
-                rate = "mocap_frame_rate" if "mocap_frame_rate" in data else "mocap_framerate"
-                missing = [name for name in ("poses", "betas", "gender", rate) if name not in data]
-                if missing:
-                    raise ValueError(f"no array {', '.join(missing)}")
-                poses, betas, gender = data["poses"], data["betas"], data["gender"].item()
-                framerate = float(data[rate])
-    except Exception as error:  # a damaged archive fails in any way
+        with plain_files.open_npz(path, MOST_BYTES) as data:
+            rate = "mocap_frame_rate" if "mocap_frame_rate" in data else "mocap_framerate"
+            missing = [name for name in ("poses", "betas", "gender", rate) if name not in data]
+            if missing:
+                raise ValueError(f"no array {', '.join(missing)}")
+            poses, betas, gender, framerate = data["poses"], data["betas"], data["gender"].item(), data[rate].item()
+        gender = gender.decode() if isinstance(gender, bytes) else str(gender)
+        framerate = float(framerate)
+    except (ValueError, TypeError, OSError) as error:
         raise ValueError(f"{path}: not an AMASS sequence: {error}") from error
     if poses.ndim != 2 or poses.shape[1] not in (72, NUM_POSES):
         raise ValueError(f"{path}: poses have shape {poses.shape}, expected (frames, 156) or (frames, 72)")
@@ -52,7 +50,6 @@ def read_sequence(path: Path | str) -> Sequence:
     if poses.shape[1] == 72:
         poses = np.pad(poses[:, :66], ((0, 0), (0, NUM_POSES - 66)))
     betas = np.pad(betas[:NUM_BETAS], (0, max(0, NUM_BETAS - len(betas))))
-    gender = gender.decode() if isinstance(gender, bytes) else str(gender)
     return Sequence(poses.astype(np.float32), betas.astype(np.float32), gender, framerate)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import glob
 import math
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -15,12 +13,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from spectral_jax import plain_files
+from spectral_jax.mesh import SUFFIXES as MESHES
 from spectral_jax.mesh import Mesh, fingerprint, read_mesh
 
 HDF5 = (".hdf5", ".h5")
 SEQUENCES = (".npz", ".npy", *HDF5)
-SUFFIXES = (".obj", ".ply", ".off", ".stl", *SEQUENCES)
+SUFFIXES = (*MESHES, *SEQUENCES)
 VERTICES, FACES = ("vertices", "verts", "v"), ("faces", "triangles", "f")  # what the arrays of an .npz may be called
+MOST_BYTES = 4 << 30  # of the arrays of an .npz, or of one of an HDF5 file read at once
 SLAB_BYTES = 64 << 20  # of an HDF5 sequence in memory at a time
 
 
@@ -34,14 +35,16 @@ class Item(NamedTuple):
 
 
 def find(folder: str | Path) -> list[Item]:
-    """Meshes and sequences anywhere in the folder, sorted by name; hidden files and folders are skipped.
+    """Meshes and sequences anywhere in the folder, sorted by name, hidden ones skipped; or those of a single file.
 
     Identity: the first folder on the way, else the file's stem; in HDF5 (DFAUST) the key up to its first underscore.
     Raises ValueError when there are none.
     """
     folder = Path(folder)
+    if folder.is_file() and folder.suffix.lower() in SUFFIXES:
+        return _items(folder, folder.parent)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder of meshes")
+        raise ValueError(f"{folder}: no such folder of meshes, or no mesh file ({' '.join(SUFFIXES)})")
     paths = [folder / name for name in glob.iglob("**/*", root_dir=folder, recursive=True)]  # skips what is hidden
     paths = [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not paths:
@@ -181,22 +184,25 @@ def _open(item: Item) -> tuple[np.ndarray | None, Iterable[np.ndarray]]:
     path, suffix = item.path, item.path.suffix.lower()
     if suffix in HDF5:
         with _hdf5(path) as file:
-            return _faces(file["faces"][()], path) if "faces" in file else None, _slabs(item)
+            faces = file.get("faces")
+            if faces is not None and not 0 < getattr(faces, "nbytes", 0) <= MOST_BYTES:
+                raise ValueError(f"{path}: faces {faces}, at most {MOST_BYTES:,} bytes are read")
+            return faces if faces is None else _faces(faces[()], path), _slabs(item)
     if suffix not in SEQUENCES:
         vertices, faces = read_mesh(path)
         return (None, [vertices[faces.ravel()]]) if suffix == ".stl" else (faces, [vertices])
     faces = None
     try:
         if suffix == ".npy":
-            array = np.lib.format.open_memmap(path, mode="r")
+            array = plain_files.open_npy(path)
         else:
-            with np.load(path, allow_pickle=False) as data:
+            with plain_files.open_npz(path, MOST_BYTES) as data:
                 array = next((data[name] for name in VERTICES if name in data), None)
                 faces = next((data[name] for name in FACES if name in data), None)
                 if array is None:
                     raise ValueError(f"no array {', '.join(VERTICES)}, there are {', '.join(data)}")
-    except (ValueError, TypeError, OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not readable as meshes ({error})") from error
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: not readable as meshes ({str(error).removeprefix(f'{path}: ')})") from error
     if array.ndim not in (2, 3) or array.shape[-1] != 3 or array.dtype.kind not in "fiu" or not array.size:
         raise ValueError(f"{path}: {array.dtype} {array.shape}, expected numbers ([frames,] vertices, 3)")
     return faces if faces is None else _faces(faces, path), array.reshape(-1, *array.shape[-2:])
@@ -223,6 +229,8 @@ def _slabs(item: Item) -> Iterator[np.ndarray]:
         shape = getattr(array, "shape", ())
         if len(shape) != 3 or shape[1] != 3 or array.dtype.kind not in "fiu" or not array.size:
             raise ValueError(f"{item.path / item.key}: {array}, expected numbers (vertices, 3, frames)")
+        if array.nbytes // shape[2] > MOST_BYTES:
+            raise ValueError(f"{item.path / item.key}: {array}, at most {MOST_BYTES:,} bytes a frame are read")
         step = max(1, SLAB_BYTES // (3 * shape[0] * array.dtype.itemsize))
         for start in range(0, shape[2], step):
             yield from np.moveaxis(array[:, :, start : start + step], 2, 0)

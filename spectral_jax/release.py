@@ -6,10 +6,7 @@ import dataclasses
 import importlib.metadata
 import io
 import json
-import math
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,17 +18,16 @@ from jaxtyping import Float
 
 import spectral_jax
 from spectral_jax import basis as spectral
-from spectral_jax import checkpoint, run
+from spectral_jax import checkpoint, options, plain_files, run
 from spectral_jax.basis import SpectralBasis
 from spectral_jax.model import ModelConfig, init_params
 from spectral_jax.run import Run, RunConfig
 from spectral_jax.schedule import Plateau
-from spectral_jax.train import Progress, TrainConfig, TrainState
+from spectral_jax.train import Position, TrainConfig, TrainState
 
 SCHEMA = 1
 METADATA, MARK = "metadata", "basis_mark"  # what a file holds beside the parameters
-MOST_BYTES = 1 << 30
-MOST = {"modes": 1 << 20, "latent_size": 1 << 16, "conv_size": 255}
+MOST_BYTES = 1 << 30  # of a file, and of its arrays
 
 
 class Release(NamedTuple):
@@ -98,22 +94,21 @@ def load_release(path: str | Path) -> Release:
     unreadable, from a newer version or not the parameters of its own options.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+    plain_files.check_size(path, MOST_BYTES)
     if path.suffix not in (".npz", ".safetensors"):
         raise ValueError(f"{path}: a release is a .npz or .safetensors file")
-    if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"{path}: {path.stat().st_size:,} bytes, at most {MOST_BYTES:,} are read")
     text, arrays = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
     try:
-        record = json.loads(text)
-        if record["schema"] > SCHEMA:
-            raise ValueError(f"written by a newer version (schema {record['schema']}, this version reads {SCHEMA})")
-        model, train = _options(ModelConfig, record["model"]), _options(TrainConfig, record["train"])
-        epoch, connectivity, versions = record["epoch"], str(record["connectivity"]), dict(record["versions"])
+        record = plain_files.parse_json(text, METADATA)
+        options.check_schema(record, SCHEMA)
+        model = options.fill(ModelConfig(), record.get("model"))
+        train = options.fill(TrainConfig(), record.get("train"))
+        epoch, connectivity, versions = (record.get(name) for name in ("epoch", "connectivity", "versions"))
         if type(epoch) is not int or not 0 <= epoch < 1 << 31:
             raise ValueError(f"epoch is {epoch!r}")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        if not isinstance(connectivity, str) or not isinstance(versions, dict):
+            raise ValueError(f"connectivity is {connectivity!r}, versions are {versions!r}, expected a str and a dict")
+    except ValueError as error:
         raise ValueError(f"{path}: not a release ({error})") from error
     offenders = _offenders(arrays, model)
     if offenders:
@@ -137,9 +132,7 @@ def import_release(path: str | Path, target: str | Path, basis: SpectralBasis | 
     adam = optax.scale_by_adam().init(jax.tree.map(np.asarray, release.params))
     state = TrainState(release.params, adam, np.zeros((), np.int32))
     target.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(
-        target / "last", Progress(release.epoch, state, Plateau(release.train.learning_rate), None, {}), None
-    )
+    checkpoint.save(target / "last", Position(state, Plateau(release.train.learning_rate), release.epoch))
     if basis is not None:
         spectral.save(target / run.BASIS_FILE, spectral.truncate(basis, release.model.modes))
     run.save_config(target, RunConfig(release.model, release.train, data))
@@ -164,21 +157,6 @@ def _check_basis(path: Path, release: Release, basis: SpectralBasis) -> None:
         )
 
 
-def _options(kind: type, given: Any) -> Any:
-    """A config of exactly its fields, each of its own type and of bounded size."""
-    if not isinstance(given, dict):
-        raise ValueError(f"options are a {type(given).__name__}")
-    fields = {field.name: type(field.default) for field in dataclasses.fields(kind)}
-    if unknown := sorted(given.keys() - fields.keys()):
-        raise ValueError(f"unknown options {', '.join(unknown)}")
-    for name, value in given.items():
-        if type(value) not in ((int, float) if fields[name] is float else (fields[name],)):
-            raise ValueError(f"{name} is {value!r}, which is no {fields[name].__name__}")
-        if value > MOST.get(name, value):
-            raise ValueError(f"{name} is {value}, at most {MOST[name]} can be read")
-    return kind(**given)
-
-
 def _offenders(arrays: dict[str, np.ndarray], model: ModelConfig) -> list[str]:
     """Every array that is missing, unexpected, misshapen or not finite."""
     leaves = jax.tree.leaves_with_path(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
@@ -196,30 +174,14 @@ def _offenders(arrays: dict[str, np.ndarray], model: ModelConfig) -> list[str]:
 
 
 def _read_npz(path: Path) -> tuple[str, dict[str, np.ndarray]]:
-    """The metadata and the arrays, each as large as its member says."""
+    """The metadata and the arrays."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            total = sum(member.file_size for member in archive.infolist())
-            if total > MOST_BYTES:
-                raise ValueError(f"{total:,} bytes unpacked, at most {MOST_BYTES:,} are read")
-            arrays = {name.removesuffix(".npy"): _parse(archive.read(name)) for name in archive.namelist()}
-        return str(arrays.pop(METADATA)), arrays
-    except KeyError as error:
-        raise ValueError(f"{path}: not a release ({METADATA} is missing)") from error
-    except (ValueError, EOFError, OSError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a readable .npz file ({error})") from error
-
-
-def _parse(content: bytes) -> np.ndarray:
-    """The array in .npy content, which must be as long as its header says."""
-    stream = io.BytesIO(content)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError("not version 1.0 of the .npy format")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    body = content[stream.tell() :]
-    if dtype.kind not in "fiuU" or math.prod(shape) * dtype.itemsize != len(body):
-        raise ValueError(f"{len(body):,} bytes for {dtype} {shape}")
-    return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C").copy()
+        with plain_files.open_npz(path, MOST_BYTES) as file:
+            if METADATA not in file:
+                raise ValueError(f"{METADATA} is missing")
+            return str(file[METADATA]), {name: file[name] for name in file if name != METADATA}
+    except ValueError as error:
+        raise ValueError(f"{path}: not a release ({error})") from error
 
 
 def _read_safetensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +17,16 @@ from typing import Any, Literal
 import jax
 
 from spectral_jax import basis as spectral
-from spectral_jax import checkpoint, train
+from spectral_jax import checkpoint, devices, fit, options, plain_files
 from spectral_jax.basis import SpectralBasis
+from spectral_jax.feed import Storage
+from spectral_jax.fit import FitData, Progress
 from spectral_jax.logs import RunLog
 from spectral_jax.model import ModelConfig, SpectralAutoencoder
-from spectral_jax.train import FitData, Progress, TrainConfig
+from spectral_jax.train import Position, TrainConfig
 
 SCHEMA = 1
+CHECKPOINT_SECONDS = 600  # at most between checkpoints, whatever the epochs take
 CONFIG_FILE, BASIS_FILE = "config.json", "basis.npz"
 
 
@@ -65,12 +70,14 @@ def load_config(folder: str | Path) -> RunConfig:
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise ValueError(f"{folder}: not a run folder ({CONFIG_FILE} is missing)")
+    record = plain_files.read_json(path)
     try:
-        record = json.loads(path.read_text())
-        if record["schema"] > SCHEMA:
-            raise ValueError(f"written by a newer version (schema {record['schema']}, this version reads {SCHEMA})")
-        return RunConfig(ModelConfig(**record["model"]), TrainConfig(**record["train"]), record["data"])
-    except (ValueError, KeyError, TypeError) as error:
+        options.check_schema(record, SCHEMA)
+        if not isinstance(data := record.get("data"), str):
+            raise ValueError(f"data is {data!r}, which is no str")
+        model = options.fill(ModelConfig(), record.get("model"))
+        return RunConfig(model, options.fill(TrainConfig(), record.get("train")), data)
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -123,33 +130,40 @@ def load_run(path: str | Path, which: Literal["last", "best"] = "last") -> Run:
 def train_run(
     folder: str | Path,
     data: FitData,
-    on_start: Callable[[int], None] = lambda epoch: None,
+    on_start: Callable[[Position | None], None] = lambda position: None,
     should_stop: Callable[[], bool] = lambda: False,
+    storage: Storage = "float32",
 ) -> Iterator[Progress]:
-    """Train a run folder from its newest checkpoint, or from the start, to its last epoch, yielding after each.
+    """Train a run folder from its newest checkpoint, or from the start, to its last epoch, yielding about once a second.
 
-    Logs every epoch; checkpoints `last` at every validation and `best` at the lowest validation error. `on_start` is
-    told how many epochs are done; when `should_stop()` is true after an epoch, that epoch is checkpointed and is the
-    last.
+    Logs every epoch; checkpoints `last` at every validation and every ten minutes, and `best` at the lowest validation
+    error. `on_start` is told the position that training starts from, if any; when `should_stop()` is true after a
+    dispatch, the position is checkpointed and training ends. Of several processes the main one writes.
     """
-    folder = Path(folder)
+    folder, main = Path(folder), devices.is_main()
     config = load_config(folder)
-    position, best_mm, done = {}, None, 0
+    position, best_mm = None, None
     if (folder / "last").is_dir() and any((folder / "last").iterdir()):
-        restored = checkpoint.restore(folder / "last", config.model, config.train)
-        best_mm, done = restored.best_mm, restored.epoch
-        position = {"state": restored.state, "plateau": restored.plateau, "validation_mm": restored.validation_mm}
-    on_start(done)
-    with RunLog(folder, done) as log:
-        for progress in train.fit(config.model, config.train, data, epochs_done=done, **position):
-            log.write(progress.epoch, progress.figures)
-            stopping = should_stop()
-            mm = progress.figures.get("spatial_validation_loss")
-            if mm is not None and (best_mm is None or mm < best_mm):
-                best_mm = mm
-                checkpoint.save(folder / "best", progress, best_mm)
-            if mm is not None or stopping:
-                checkpoint.save(folder / "last", progress, best_mm)
+        position = checkpoint.restore(folder / "last", config.model, config.train)
+        best_mm = position.best_mm
+    on_start(position)
+    saved = time.monotonic()
+    with RunLog(folder, position.epoch if position else 0) if main else contextlib.nullcontext() as log:
+        for progress in fit.fit(config.model, config.train, data, position, storage=storage):
+            position = progress.position
+            late = time.monotonic() - saved > CHECKPOINT_SECONDS
+            stopping, late = devices.largest(int(should_stop()), int(late))
+            if log is not None:
+                for epoch, figures in progress.figures.items():
+                    log.write(epoch, figures)
+            if position.best_mm != best_mm:
+                best_mm = position.best_mm
+                checkpoint.save(folder / "best", position)
+            validated = any("spatial_validation_loss" in figures for figures in progress.figures.values())
+            if validated or stopping or late:
+                checkpoint.save(folder / "last", position)
+                saved = time.monotonic()
             yield progress
             if stopping:
-                return
+                break
+    devices.wait_for_all("trained")

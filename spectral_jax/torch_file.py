@@ -26,7 +26,10 @@ import numpy as np
 
 UNFOLD = 16  # a tree has at most so many nodes per byte of pickle, and bytes of arrays per byte of file
 DEPTH = 64  # levels of nesting, read or written
-PICKLE_BYTES = 8 << 20  # of data.pkl at most: an empty set takes 216 bytes of memory for one of pickle
+FILE_BYTES = 1 << 30
+PICKLE_BYTES = 8 << 20  # of data.pkl
+OPCODES = 1 << 18  # in it: a tensor takes some 25, and the largest value of one, an empty set, 216 bytes of memory
+RECORDS = 1 << 15  # each takes a kilobyte
 
 _STORAGES = {
     f"torch.{name}Storage": np.dtype(dtype)
@@ -94,7 +97,10 @@ def load(source: str | Path | bytes | io.BufferedIOBase) -> object:
     if isinstance(source, bytes):
         name, data = "<bytes>", source
     elif isinstance(source, str | os.PathLike):
-        name, data = source, Path(source).read_bytes()
+        name, size = source, os.stat(source).st_size
+        if size > FILE_BYTES:
+            raise TorchFileError(f"{name}: has {size:,} bytes, and at most {FILE_BYTES:,} are read")
+        data = Path(source).read_bytes()
     else:
         name, data = getattr(source, "name", "<stream>"), source.read()
     try:
@@ -121,6 +127,8 @@ def _open(data: bytes) -> _Archive:
     if data.rfind(b"PK\5\6", max(0, len(data) - 22 - 0xFFFF)) < 0:
         kinds = (words for offset, signature, words in _OTHER_FORMATS if data.startswith(signature, offset))
         raise TorchFileError(next(kinds, f"is not a zip archive; {_AGAIN}" if data else "is empty"))
+    if (count := data.count(b"PK\1\2")) > RECORDS:
+        raise TorchFileError(f"has {count:,} records, and at most {RECORDS:,} are read")
     records = {}
     with zipfile.ZipFile(io.BytesIO(data)) as zipped:
         for info in zipped.infolist():
@@ -181,7 +189,9 @@ class _Storage:
 def _interpret(data: bytes, archive: _Archive) -> object:
     """The value of a pickle of tensors and plain containers (protocols 1 to 5)."""
     stack, below, memo = [], [], {}  # `below`: the stack under each open mark
-    for opcode, argument, position in pickletools.genops(data):
+    for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
+        if count >= OPCODES:
+            raise TorchFileError(f"data.pkl has more than {OPCODES:,} opcodes")
         match opcode.name:
             case "BINPUT" | "LONG_BINPUT":
                 memo[argument] = stack[-1]

@@ -1,25 +1,30 @@
-"""Training as pure functions over device-resident coefficients: state, step, epoch, validation, fit."""
+"""One step of training and many, as pure functions over arrays: state, step, epochs, validation."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int
 
+from spectral_jax.devices import AXIS
 from spectral_jax.metrics import map_batches, vertex_errors_mm
 from spectral_jax.model import ModelConfig, SpectralAutoencoder, init_params
-from spectral_jax.schedule import Plateau, cosine, step_plateau
+from spectral_jax.schedule import Plateau
 
 VALIDATION_BATCH = 64
 Schedule = Literal["plateau", "cosine"]
+Precision = Literal["default", "highest", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class TrainConfig:
     """Epochs between validations and checkpoints (published: check_val_every_n_epoch)."""
     seed: int = 42
     """Seed of the initial parameters and of the shuffling."""
+    precision: Precision = "default"
+    """Of the network's arithmetic: the device's default (TF32 on recent NVIDIA GPUs), full float32, or bfloat16."""
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "validate_every"):
@@ -51,6 +58,8 @@ class TrainConfig:
             raise ValueError(f"beta2 must be at least 0 and below 1, not {self.beta2}")
         if self.schedule not in ("plateau", "cosine"):
             raise ValueError(f"schedule must be plateau or cosine, not {self.schedule!r}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision must be default, highest or bf16, not {self.precision!r}")
 
 
 @jax.tree_util.register_dataclass
@@ -63,17 +72,16 @@ class TrainState:
     step: Any
 
 
-class Progress(NamedTuple):
-    """One finished epoch: its number (epochs done), the state after it, its figures, what the schedule remembers.
+class Position(NamedTuple):
+    """Where training stands: `epoch` epochs done and `step` steps of the next, with all that the rest depends on."""
 
-    The state is donated to the next epoch: use it before asking for that one.
-    """
-
-    epoch: int
     state: TrainState
     plateau: Plateau
-    validation_mm: float | None
-    figures: dict[str, float]
+    epoch: int
+    validation_mm: float | None = None
+    best_mm: float | None = None
+    step: int = 0
+    loss_sum: float = 0.0
 
 
 def init_state(model_config: ModelConfig, config: TrainConfig) -> TrainState:
@@ -90,18 +98,23 @@ def loss_and_gradient(
     params: Any,
     coefficients: Float[Array, "batch freq 3"],
     weights: Float[Array, "batch"] | None = None,
+    precision: Precision = "default",
 ) -> tuple[Float[Array, ""], Any]:
     """Mean squared error over all batch * freq * 3 coefficients (paper equation 4) and its gradient.
 
-    Meshes of weight 0 are left out, as if the batch were smaller.
+    With weights the sum over meshes of weight times error instead of their mean.
     """
-
     model = model.clone(trained=True)
+    weights = jnp.full(len(coefficients), 1 / len(coefficients)) if weights is None else weights
 
     def loss(params):
-        decoded: Any = model.apply({"params": params}, coefficients)
-        squared = jnp.square(decoded - coefficients)
-        return jnp.mean(squared) if weights is None else jnp.average(squared.mean(axis=(1, 2)), weights=weights)
+        inputs = coefficients
+        if precision == "bf16":
+            params, inputs = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, coefficients))
+        with jax.default_matmul_precision("highest") if precision == "highest" else contextlib.nullcontext():
+            decoded: Any = model.apply({"params": params}, inputs)
+        squared = jnp.square(decoded.astype(jnp.float32) - coefficients).mean(axis=(1, 2))
+        return jnp.sum(squared * weights)
 
     return jax.value_and_grad(loss)(params)
 
@@ -112,11 +125,19 @@ def train_step(
     coefficients: Float[Array, "batch freq 3"],
     learning_rate: Float[Array, ""] | float,
     weights: Float[Array, "batch"] | None = None,
-    beta2: float = TrainConfig.beta2,
+    config: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
+    axis: str | None = None,
 ) -> tuple[TrainState, Float[Array, ""]]:
-    """One Adam step (betas 0.9 and `beta2`, eps 1e-8, no weight decay) and the loss before it."""
-    loss, gradient = loss_and_gradient(model, state.params, coefficients, weights)
-    direction, opt_state = optax.scale_by_adam(b2=beta2).update(gradient, state.opt_state)
+    """One Adam step (betas 0.9 and the config's, eps 1e-8, no weight decay) and the loss before it.
+
+    Inside a `shard_map` over `axis` each device has its part of the batch and takes the step of the whole, after one
+    sum over devices of all gradients and the loss.
+    """
+    loss, gradient = loss_and_gradient(model, state.params, coefficients, weights, config.precision)
+    if axis:
+        flat, unravel = jax.flatten_util.ravel_pytree((loss, gradient))
+        loss, gradient = unravel(lax.psum(flat, axis))
+    direction, opt_state = optax.scale_by_adam(b2=config.beta2).update(gradient, state.opt_state)
     params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
     return TrainState(params, opt_state, state.step + 1), loss
 
@@ -126,32 +147,125 @@ def num_steps(num_meshes: int, batch_size: int) -> int:
     return -(-num_meshes // batch_size)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "batch_size", "beta2"), donate_argnames="state")
-def train_epoch(
+@functools.partial(jax.jit, static_argnames=("num_meshes", "batch_size", "num_devices"))
+def epoch_order(
+    key: Array, epoch: Int[Array, ""] | int, num_meshes: int, batch_size: int, num_devices: int = 1
+) -> Int[Array, "step row"]:
+    """The meshes of each step of an epoch (0-based), shuffled by the key and the epoch alone.
+
+    -1 fills up the smaller last batch, and rows up to a multiple of the number of devices.
+    """
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), num_meshes)
+    steps = num_steps(num_meshes, batch_size)
+    order = jnp.pad(order, (0, steps * batch_size - num_meshes), constant_values=-1).reshape(steps, batch_size)
+    return jnp.pad(order, ((0, 0), (0, -batch_size % num_devices)), constant_values=-1)
+
+
+class Sums(NamedTuple):
+    """Kept through an epoch: the losses of its meshes summed, and the first step (or -1) whose loss is not finite."""
+
+    loss: Any
+    bad_step: Any
+
+
+def train_steps(
     model: SpectralAutoencoder,
+    config: TrainConfig,
     state: TrainState,
+    sums: Sums,
+    batch: Callable[[Array], tuple[Array, Array, Array]],
+    learning_rates: Float[Array, "step"],
+    start: Int[Array, ""] | int,
+    stop: Int[Array, ""] | int,
+    axis: str | None = None,
+) -> tuple[TrainState, Sums]:
+    """Steps `start` to `stop` of an epoch in one loop on the device; `batch` gives a step's meshes, which count, and how many.
+
+    Meshes that do not count (0, not 1) fill up a batch; how many do is said of all devices together.
+
+    The loop holds matrix products only: on a CPU XLA runs a convolution inside a loop three times slower.
+    """
+
+    def body(step, carry):
+        state, sums = carry
+        coefficients, counts, number = batch(step)
+        weights, coefficients = counts / number, coefficients.astype(jnp.float32)
+        state, loss = train_step(model, state, coefficients, learning_rates[step], weights, config, axis)
+        bad_step = jnp.where((sums.bad_step < 0) & ~jnp.isfinite(loss), step, sums.bad_step)
+        total = lax.optimization_barrier(loss * number)  # rounded by itself in every program this is part of
+        return state, Sums(sums.loss + total, bad_step)
+
+    return lax.fori_loop(start, stop, body, (state, sums))
+
+
+class Span(NamedTuple):
+    """The steps of one dispatch: from `start` of epoch `epoch` (0-based) to `stop` of the last of `count` epochs."""
+
+    epoch: Any
+    count: Any
+    start: Any
+    stop: Any
+
+
+def train_epochs(
+    model: SpectralAutoencoder,
+    config: TrainConfig,
+    state: TrainState,
+    sums: Sums,
     coefficients: Float[Array, "mesh freq 3"],
     key: Array,
-    learning_rates: Float[Array | np.ndarray, "step"],
-    batch_size: int,
-    beta2: float = TrainConfig.beta2,
-) -> tuple[TrainState, Float[Array, ""]]:
-    """One pass over the coefficients in the order `key` draws, in one dispatch, and the mean loss over meshes.
+    span: Span,
+    learning_rates: Float[Array, "epoch step"],
+    num_devices: int = 1,
+    axis: str | None = None,
+) -> tuple[TrainState, Sums, Float[Array, "epoch"]]:
+    """The steps of a span over coefficients that are all here, and the summed losses of each of its epochs so far.
 
-    There is a learning rate for each of the `num_steps` steps; rates are data, so they never recompile. The last batch
-    may be smaller: it is filled up with meshes of weight 0. The scan holds matrix products only: on a CPU XLA runs a
-    convolution inside a scan three times slower.
+    `sums` are those of the epoch that the span begins in. Span and rates are data: they never recompile.
     """
-    count, steps = len(coefficients), len(learning_rates)
-    order = jnp.pad(jax.random.permutation(key, count), (0, steps * batch_size - count)).reshape(steps, batch_size)
-    weights = (jnp.arange(steps * batch_size) < count).astype(jnp.float32).reshape(steps, batch_size)
 
-    def body(state, batch):
-        indices, weights, learning_rate = batch
-        return train_step(model, state, coefficients[indices], learning_rate, weights, beta2)
+    def body(i, carry):
+        state, sums, losses = carry
+        order = epoch_order(key, span.epoch + i, len(coefficients), config.batch_size, num_devices)
+        numbers = jnp.sum(order >= 0, axis=1, dtype=jnp.float32)
+        if axis:
+            rows = order.shape[1] // num_devices
+            order = lax.dynamic_slice_in_dim(order, lax.axis_index(axis) * rows, rows, axis=1)
+        start = jnp.where(i == 0, span.start, 0)
+        stop = jnp.where(i == span.count - 1, span.stop, len(order))
+        sums = Sums(jnp.where(start == 0, 0, sums.loss), sums.bad_step)
 
-    state, losses = jax.lax.scan(body, state, (order, weights, learning_rates))
-    return state, jnp.average(losses, weights=weights.sum(axis=1))
+        def batch(step):
+            return coefficients[order[step]], (order[step] >= 0).astype(jnp.float32), numbers[step]
+
+        state, sums = train_steps(model, config, state, sums, batch, learning_rates[i], start, stop, axis)
+        return state, sums, losses.at[i].set(sums.loss)
+
+    losses = jnp.zeros(len(learning_rates))
+    return lax.fori_loop(0, span.count, body, (state, sums, losses))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "config", "mesh"), donate_argnames="state")
+def train_resident(model, config, mesh: Mesh, state, sums, coefficients, key, span, learning_rates):
+    """`train_epochs` on the devices of a mesh, each with all coefficients and its part of every batch; a key's data."""
+    epochs = functools.partial(train_epochs, model, config, num_devices=mesh.size, axis=AXIS)
+    everywhere = PartitionSpec()
+    sharded = jax.shard_map(epochs, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
+    return sharded(state, sums, coefficients, jax.random.wrap_key_data(key), span, learning_rates)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "config", "mesh"), donate_argnames="state")
+def train_block(model, config, mesh: Mesh, state, sums, meshes, counts, numbers, learning_rates, stop):
+    """The steps up to `stop` of a block of batches (step, batch, freq, 3), split over the devices of a mesh."""
+
+    def steps(state, sums, meshes, counts, numbers, learning_rates, stop):
+        batch = lambda step: (meshes[step], counts[step], numbers[step])  # noqa: E731
+        return train_steps(model, config, state, sums, batch, learning_rates, 0, stop, AXIS)
+
+    everywhere, split = PartitionSpec(), PartitionSpec(None, AXIS)
+    in_specs = (everywhere, everywhere, split, split, everywhere, everywhere, everywhere)
+    sharded = jax.shard_map(steps, mesh=mesh, in_specs=in_specs, out_specs=everywhere, check_vma=False)
+    return sharded(state, sums, meshes, counts, numbers, learning_rates, stop)
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -172,65 +286,3 @@ def validate(
 
     with jax.default_matmul_precision("highest"):
         return map_batches(batch_errors, VALIDATION_BATCH, coefficients, vertices)
-
-
-class FitData(NamedTuple):
-    """What fit reads, all with the network's mode count; float32 and metres."""
-
-    train_coefficients: Float[Array | np.ndarray, "mesh freq 3"]
-    modes: Float[Array | np.ndarray, "vertex freq"]
-    test_coefficients: Float[Array | np.ndarray, "mesh freq 3"]
-    test_vertices: Float[Array | np.ndarray, "mesh vertex 3"]
-
-
-def fit(
-    model_config: ModelConfig,
-    config: TrainConfig,
-    data: FitData,
-    state: TrainState | None = None,
-    plateau: Plateau | None = None,
-    epochs_done: int = 0,
-    validation_mm: float | None = None,
-) -> Iterator[Progress]:
-    """Train from `epochs_done` to `config.epochs`, yielding after each.
-
-    A run continued from what a Progress held equals one that never stopped, bit for bit on one CPU device. Raises
-    FloatingPointError with the epoch, the loss and the learning rate when the loss is not finite.
-    """
-    model = SpectralAutoencoder(model_config)
-    current = init_state(model_config, config) if state is None else jax.device_put(state)
-    plateau = Plateau(config.learning_rate) if plateau is None else plateau
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    train_coefficients, modes, *test = jax.device_put(tuple(data))
-    steps = num_steps(len(train_coefficients), config.batch_size)
-
-    for epoch in range(epochs_done, config.epochs):
-        start = time.perf_counter()
-        if config.schedule == "plateau":
-            rates = np.full(steps, plateau.learning_rate, np.float32)
-        else:
-            rates = cosine(config.learning_rate, epoch * steps, steps, config.epochs * steps)
-        epoch_key = jax.random.fold_in(key, epoch)
-        current, loss = train_epoch(
-            model, current, train_coefficients, epoch_key, rates, config.batch_size, config.beta2
-        )
-        loss = float(loss)
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"loss {loss} in epoch {epoch + 1} at learning rate {rates[0]:.3g}")
-        seconds = time.perf_counter() - start
-        figures = {
-            "spectral_train_loss": loss,
-            "learning_rate": plateau.learning_rate if config.schedule == "plateau" else float(rates[-1]),
-            "epoch_time": seconds,
-            "meshes_per_second": len(train_coefficients) / seconds,
-        }
-        due = (epoch + 1) % config.validate_every == 0
-        if due or epoch + 1 == config.epochs:
-            errors_mm, spectral = jax.device_get(validate(model, current.params, modes, *test))
-            figures["spectral_validation_loss"] = float(np.mean(spectral, dtype=np.float64))
-            figures["spatial_validation_loss"] = float(np.mean(errors_mm, dtype=np.float64))
-        if due:  # the plateau rule sees no validation that a longer run would not have made
-            validation_mm = figures["spatial_validation_loss"]
-        if validation_mm is not None:
-            plateau = step_plateau(plateau, validation_mm)
-        yield Progress(epoch + 1, current, plateau, validation_mm, figures)

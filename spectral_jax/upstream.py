@@ -5,9 +5,9 @@ Nothing in these files is run and no member's name is used as a path; what a fil
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from spectral_jax import torch_file
+from spectral_jax import plain_files, torch_file
 from spectral_jax.basis import SpectralBasis, from_modes
 from spectral_jax.dataset import SCHEMA, Data, Example
 
@@ -25,7 +25,8 @@ Layout = Literal["upstream-2022", "upstream-2026"]
 MARKS: dict[str, Layout] = {"train.tar": "upstream-2022", "train_coeffs.npy": "upstream-2026"}
 COUNTS = {"train": ("nb_train",), "test": ("nb_evals", "nb_test", "nb_vald")}  # what infos.json may call them
 MEMBER_BYTES = {"infos.json": 1 << 20, "coeffs.pth": 256 << 20, "vertices.pth": 256 << 20}  # at most
-JSON_BYTES = 64 << 20  # of infos.json, or of the list beside an array, at most
+JSON_BYTES = 64 << 20  # of the list beside an array, at most: some 350,000 meshes
+FACES_BYTES = 64 << 20
 
 
 def is_upstream(path: str | Path) -> Layout | None:
@@ -60,7 +61,7 @@ def open_upstream(path: str | Path) -> Data:
     if train.num_modes != test.num_modes:
         raise ValueError(f"{train.path} has {train.num_modes} modes, {test.path} has {test.num_modes}")
     splits = {"train": train, "test": test}
-    infos = _read_json(folder / "infos.json", dict) if (folder / "infos.json").exists() else {}
+    infos = plain_files.read_json(folder / "infos.json") if (folder / "infos.json").exists() else {}
     for name, split in splits.items():
         for key in COUNTS[name]:
             if isinstance(infos.get(key), int) and infos[key] != len(split):
@@ -117,7 +118,7 @@ class TarSplit(Sequence):
     def labels(self, index: int) -> tuple[str, str, str, int, str]:
         """Identity, dataset, file, frame and gender of a mesh."""
         content, where = self._read(index, "infos.json")
-        return _labels(_parse(content, where), where)
+        return _labels(plain_files.parse_json(content, where))
 
     def _read(self, index: int, suffix: str) -> tuple[bytes, str]:
         """The content of a member, and what errors call it."""
@@ -159,10 +160,13 @@ class ArraySplit(Sequence):
         if num_vertices is not None:
             self._vertices = _open_array(self._vertices_path, (len(self), num_vertices, 3))
         infos_path = folder / f"{name}_infos.json"
-        infos = _read_json(infos_path, list)
+        infos = plain_files.read_json(infos_path, list, JSON_BYTES)
         if len(infos) != len(self):
             raise ValueError(f"{infos_path} has {len(infos)} entries, {self.path} has {len(self)} meshes")
-        self._labels = [_labels(entry, f"{infos_path}: entry {i}") for i, entry in enumerate(infos)]
+        for i, entry in enumerate(infos):
+            if not isinstance(entry, dict):
+                raise ValueError(f"{infos_path}: entry {i}: holds a {type(entry).__name__}, expected a dict")
+        self._labels = [_labels(entry) for entry in infos]
         self.num_modes = min(max_modes, self._coefficients.shape[1])
 
     def __len__(self):
@@ -243,12 +247,7 @@ def _scan(path: Path, handle: int, suffixes: list[str]) -> dict[str, list[tuple[
 
 def _open_array(path: Path, shape: tuple[int | None, ...], dtypes: tuple[str, ...] = ("float32",)) -> np.ndarray:
     """A .npy file, whatever its name, as a memory map; None in `shape` stands for any number."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, OverflowError) as error:
-        raise ValueError(f"{path}: not a readable .npy file ({error})") from error
+    array = plain_files.open_npy(path)
     fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
     if not fits or array.dtype.name not in dtypes:
         expected = f"{' or '.join(dtypes)} ({', '.join('any' if n is None else str(n) for n in shape)})"
@@ -265,30 +264,8 @@ def _finite(array: np.ndarray, where: str) -> np.ndarray:
     return copy
 
 
-def _parse(content: bytes, where: str) -> Any:
-    """The value of JSON."""
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not readable as JSON ({error})") from error
-
-
-def _read_json(path: Path, kind: type[dict] | type[list]) -> Any:
-    """The object or list in a JSON file of bounded size."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    if path.stat().st_size > JSON_BYTES:
-        raise ValueError(f"{path}: {path.stat().st_size:,} bytes, at most {JSON_BYTES:,} are read")
-    value = _parse(path.read_bytes(), str(path))
-    if not isinstance(value, kind):
-        raise ValueError(f"{path}: holds a {type(value).__name__}, expected a {kind.__name__}")
-    return value
-
-
-def _labels(infos: Any, where: str) -> tuple[str, str, str, int, str]:
+def _labels(infos: dict[str, Any]) -> tuple[str, str, str, int, str]:
     """Identity, dataset, file, frame and gender; "" or -1 for what is missing or no plain value."""
-    if not isinstance(infos, dict):
-        raise ValueError(f"{where}: holds a {type(infos).__name__}, expected a dict")
     identity, dataset, file, gender = (
         str(value) if isinstance(value := infos.get(name), str | int | float) else ""
         for name in ("identity", "dataset", "file", "gender")
@@ -307,8 +284,10 @@ def read_faces(path: Path, num_vertices: int | None = None) -> Int[np.ndarray, "
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file of faces")
+    plain_files.check_size(path, FACES_BYTES)
     try:
-        rows = np.array([line.split() for line in path.read_text().splitlines() if line.strip()], np.float64)
+        with warnings.catch_warnings(action="ignore"):  # of an empty file
+            rows = np.loadtxt(path, np.float64, comments=None, ndmin=2)
     except ValueError as error:
         raise ValueError(f"{path}: not three numbers a line ({error})") from error
     if rows.ndim != 2 or rows.shape[1] != 3 or not (np.abs(rows) < 2**31).all() or (rows != np.rint(rows)).any():

@@ -1,5 +1,6 @@
 """Shapes are checked in tests: every public annotation of spectral_jax is enforced, rank promotion is an error."""
 
+import json
 import os
 from pathlib import Path
 
@@ -78,10 +79,26 @@ def data_folder(sphere, sphere_basis, tmp_path_factory):
     return builder.write(tmp_path_factory.mktemp("data") / "spheres", kept, sphere, splits, {"recipe": "test"})
 
 
+def write_2026(root, data):
+    """The dataset in the published layout of 2026; the folder that holds it."""
+    folder = root / "Datasets" / "DEMO"
+    folder.mkdir(parents=True)
+    np.savetxt(root / "smpl_faces.txt", data.basis.faces, fmt="%d")
+    np.save(root / "evecs_GL_1229.npy", data.basis.modes)
+    (folder / "infos.json").write_text(json.dumps({"train": ["s000"], "vald": ["s001"]}))
+    for name, examples in (("train", data.splits["train"]), ("vald", data.splits["test"])):
+        names = ("identity", "dataset", "file", "frame_idx", "gender")
+        infos = [dict(zip(names, example[2:], strict=True)) for example in examples]
+        (folder / f"{name}_infos.json").write_text(json.dumps(infos, indent=4))
+        np.save(folder / f"{name}_coeffs.npy", np.stack([example.coefficients for example in examples]))
+    np.save(folder / "vald_vertices.npy", np.stack([example.vertices for example in data.splits["test"]]))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def fit_data(data_folder):
     from spectral_jax import dataset
-    from spectral_jax.train import FitData
+    from spectral_jax.fit import FitData
 
     data = dataset.open_data(data_folder)
     train, test = dataset.read_split(data, "train"), dataset.read_split(data, "test")

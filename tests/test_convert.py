@@ -24,7 +24,7 @@ from spectral_jax.lightning import (
 )
 from spectral_jax.model import ModelConfig, SpectralAutoencoder, init_params
 from spectral_jax.schedule import Plateau
-from spectral_jax.train import TrainConfig, loss_and_gradient, train_step
+from spectral_jax.train import Position, TrainConfig, loss_and_gradient, train_step
 
 TINY = Path(__file__).parent / "tiny"
 CONFIG = ModelConfig(modes=128, latent_size=8)
@@ -175,7 +175,7 @@ def test_position_returns_bit_for_bit(saved, epoch, step, plateau, validation_mm
     state = jax.tree.map(
         lambda x: rng.standard_normal(x.shape, np.float32) if x.ndim else np.array(step, x.dtype), state
     )
-    position = checkpoint.Checkpoint(state, plateau, epoch, validation_mm, best_mm)
+    position = Position(state, plateau, epoch, validation_mm, best_mm)
     returned = checkpoint_from_lightning(
         through_file(lightning_from_checkpoint(position, TrainConfig(), "job")), CONFIG
     )
@@ -315,7 +315,7 @@ def test_a_state_dict_alone_becomes_a_run_of_no_epochs(tmp_path, sphere_basis):
     [
         ("absent.ckpt", None, r"absent.ckpt: no such file"),
         ("last.ckpt", "absent.json", r"absent.json: no such file"),
-        ("last.ckpt", "list.json", r"list.json: holds no options by name"),
+        ("last.ckpt", "list.json", r"list.json: holds a list, expected a dict"),
         ("last.ckpt", "broken.json", r"broken.json: "),
         ("last.ckpt", "other.json", r"other.json: nb_freq is 64, the weights say 128"),
         ("list.pth", None, r"list.pth: holds a list, neither a checkpoint nor a state dict"),

@@ -119,6 +119,12 @@ def rewrite_metadata(folder, **changes):
     (folder / "metadata.json").write_text(json.dumps({**metadata, **changes}))
 
 
+def foreign_class(folder):
+    """TFDS would import its module."""
+    path = folder / "features.json"
+    path.write_text(path.read_text().replace("tensorflow_datasets.core.features.text_feature.Text", "antigravity.X"))
+
+
 def truncate_records(folder):
     (path,) = folder.glob("*train.array_record*")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -129,7 +135,12 @@ def truncate_records(folder):
     [
         (lambda f: rewrite_metadata(f, schema=9), r"newer version \(schema 9, this version reads 1\)"),
         (lambda f: rewrite_metadata(f, counts={"train": 45}), "44 records in split train, metadata says 45"),
-        (lambda f: (f / "metadata.json").write_text("{"), "not a dataset's metadata"),
+        (lambda f: (f / "metadata.json").write_text("{"), "metadata.json: not readable as JSON"),
+        (lambda f: rewrite_metadata(f, counts=[3]), "metadata.json: not a dataset's metadata .counts is .3."),
+        (lambda f: rewrite_metadata(f, identities={}), "not a dataset's metadata .no identities of the split test"),
+        (lambda f: rewrite_metadata(f, num_modes=31), "basis.npz: num_modes is 32, metadata.json says 31"),
+        (lambda f: rewrite_metadata(f, connectivity="x"), "basis.npz: connectivity is .*, metadata.json says 'x'"),
+        (foreign_class, "features.json: names the class 'antigravity.X', none of TFDS"),
         (lambda f: (f / "metadata.json").unlink(), r"not a prepared dataset \(metadata.json is missing\)"),
         (lambda f: (f / "basis.npz").unlink(), "no such basis file"),
         (lambda f: (f / "dataset_info.json").unlink(), "not a prepared dataset"),

@@ -126,9 +126,9 @@ ALL_NAMES = (
     [
         (swap_names, ALL_NAMES),
         (spoil, "encoder_linear/bias has 2 values that are not finite$"),
-        (lambda a, r: a.update({"encoder_linear/bias": np.array([{}])}), "not a readable .npz file"),
+        (lambda a, r: a.update({"encoder_linear/bias": np.array([{}])}), "encoder_linear/bias: .*Python objects, which are never"),
         (lambda a, r: r.update(schema=2), r"newer version \(schema 2, this version reads 1\)"),
-        (lambda a, r: r.pop("schema"), "not a release .'schema'"),
+        (lambda a, r: r.pop("schema"), "not a release .schema is None, expected a number up to 1"),
         (lambda a, r: r.update(epoch=-1), "epoch is -1"),
         (lambda a, r: r["model"].update(latent_size=9), r"encoder_linear/bias is float32 \(8,\), not float32 \(9,\)"),
         (lambda a, r: r["model"].update(modes="128"), "modes is '128', which is no int"),
@@ -150,14 +150,14 @@ def test_files_of_another_kind_are_refused_and_named(released, tmp_path, monkeyp
     (tmp_path / "spoilt.npz").write_bytes(content[:300] + b"spoilt" + content[306:])
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("x.npy", bytes(5_000_000))
+        archive.writestr("metadata.npy", bytes(5_000_000))
     shutil.copy(released, tmp_path / "tiny.pth")
     cases = {
         "none.npz": "no such file",
-        "cut.npz": "not a readable .npz file",
-        "spoilt.npz": "not a readable .npz file .*CRC",
+        "cut.npz": "not a release .damaged or truncated",
+        "spoilt.npz": "not a release .*CRC",
         "other.npz": r"not a release \(metadata is missing\)",
-        "bomb.npz": "5,000,122 bytes unpacked|5,000,000 bytes unpacked, at most 4,000,000",
+        "bomb.npz": "5,000,000 bytes unpacked with array metadata, at most 4,000,000",
         "tiny.pth": "a release is a .npz or .safetensors file",
     }
     monkeypatch.setattr(release, "MOST_BYTES", 4_000_000)

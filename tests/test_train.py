@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spectral_jax import run, train
+from spectral_jax import fit, run, train
 from spectral_jax.logs import read_log
 from spectral_jax.metrics import map_batches, summarise, vertex_errors_mm
 from spectral_jax.model import ModelConfig, SpectralAutoencoder, init_params
@@ -29,8 +29,13 @@ def train_all(folder, fit_data):
     ]
 
 
+def figures_of(config, fit_data, **options):
+    """The figures of every epoch."""
+    return [figures for p in fit.fit(MODEL, config, fit_data, **options) for figures in p.figures.values()]
+
+
 def test_training_lowers_the_loss_and_the_error(fit_data):
-    history = [p.figures for p in train.fit(MODEL, TrainConfig(epochs=30, batch_size=8, learning_rate=1e-3), fit_data)]
+    history = figures_of(TrainConfig(epochs=30, batch_size=8, learning_rate=1e-3), fit_data)
     assert history[-1]["spectral_train_loss"] < 0.1 * history[0]["spectral_train_loss"]
     validations = [f["spatial_validation_loss"] for f in history if "spatial_validation_loss" in f]
     assert len(validations) == 3
@@ -44,16 +49,21 @@ def test_an_epoch_is_the_steps_one_by_one_with_the_smaller_last_batch(fit_data):
     """44 meshes in batches of 8: five full steps and one of four meshes, each at its own rate."""
     model = SpectralAutoencoder(MODEL)
     data, key = jnp.asarray(fit_data.train_coefficients), jax.random.key(9)
-    order = np.asarray(jax.random.permutation(key, len(data)))
+    order = np.asarray(train.epoch_order(key, 0, len(data), 8)).ravel()
+    assert sorted(order[:44]) == list(range(44))
+    assert order[44:].tolist() == [-1] * 4
+    order = order[:44]
     rates = np.linspace(1e-3, 5e-4, train.num_steps(len(data), 8)).astype(np.float32)
     state, losses = train.init_state(MODEL, TRAIN), []
     for start, rate in zip(range(0, len(data), 8), rates, strict=True):
         batch = data[order[start : start + 8]]
         state, loss = STEP(model, state, batch, rate)
         losses.append(float(loss) * len(batch))
-    epoch_state, mean = train.train_epoch(model, train.init_state(MODEL, TRAIN), data, key, rates, 8)
+    sums, span = train.Sums(np.float32(0), np.int32(-1)), train.Span(0, 1, 0, 6)
+    epochs = jax.jit(train.train_epochs, static_argnums=(0, 1))
+    epoch_state, sums, _ = epochs(model, TRAIN, train.init_state(MODEL, TRAIN), sums, data, key, span, rates[None])
     assert int(epoch_state.step) == 6
-    assert float(mean) == pytest.approx(sum(losses) / len(data), rel=1e-5)
+    assert float(sums.loss) / len(data) == pytest.approx(sum(losses) / len(data), rel=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), epoch_state.params, state.params)
 
 
@@ -72,18 +82,17 @@ def test_adam_is_the_published_one():
 
 
 def test_a_run_compiles_its_epoch_once(fit_data):
-    train.train_epoch.clear_cache()
+    train.train_resident.clear_cache()
     train.validate.clear_cache()
-    for _ in train.fit(MODEL, TRAIN, fit_data):
-        pass
-    assert train.train_epoch._cache_size() == 1
+    figures_of(TRAIN, fit_data)
+    assert train.train_resident._cache_size() == 1
     assert train.validate._cache_size() == 1
 
 
 def test_shuffling_differs_by_epoch_and_seed_and_repeats(fit_data):
     def losses(seed):
         config = TrainConfig(epochs=2, batch_size=8, seed=seed)
-        return [p.figures["spectral_train_loss"] for p in train.fit(MODEL, config, fit_data)]
+        return [figures["spectral_train_loss"] for figures in figures_of(config, fit_data)]
 
     assert losses(1) == losses(1)
     assert losses(1) != losses(2)
@@ -159,9 +168,9 @@ def test_tensorboard_gets_the_published_names(fit_data, sphere_basis, tmp_path):
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(fit_data, sphere_basis, tmp_path):
     folder = run.create(tmp_path / "run", run.RunConfig(MODEL, TRAIN, "data"), sphere_basis)
     for progress in run.train_run(folder, fit_data, should_stop=lambda: True):
-        assert progress.epoch == 1
+        assert (progress.position.epoch, progress.position.step) == (1, 0)
     broken = fit_data._replace(train_coefficients=np.full_like(fit_data.train_coefficients, np.nan))
-    with pytest.raises(FloatingPointError, match=r"loss nan in epoch 2 at learning rate 0\.001"):
+    with pytest.raises(FloatingPointError, match=r"loss nan in epoch 2, step 1, at learning rate 0\.001"):
         train_all(folder, broken)
     loaded = run.load_run(folder)
     assert loaded.epoch == 1

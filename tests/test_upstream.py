@@ -1,7 +1,6 @@
 import contextlib
 import gc
 import io
-import json
 import shutil
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_2026
 
 from spectral_jax import basis as spectral
 from spectral_jax import builder, dataset, mesh, torch_file
@@ -74,19 +74,8 @@ def root_2022(tmp_path):
 
 @pytest.fixture
 def root_2026(tmp_path, tiny):
-    folder = tmp_path / "root2026" / "Datasets" / "DEMO"
-    folder.mkdir(parents=True)
-    np.savetxt(folder.parent.parent / "smpl_faces.txt", tiny.basis.faces, fmt="%d")
-    np.save(folder.parent.parent / "evecs_GL_1229.npy", tiny.basis.modes)
-    (folder / "infos.json").write_text(json.dumps({"train": ["s000"], "vald": ["s001"]}))
-    for name, examples in (("train", tiny.splits["train"]), ("vald", tiny.splits["test"])):
-        infos = [
-            dict(zip(("identity", "dataset", "file", "frame_idx", "gender"), e[2:], strict=True)) for e in examples
-        ]
-        (folder / f"{name}_infos.json").write_text(json.dumps(infos, indent=4))
-        np.save(folder / f"{name}_coeffs.npy", arrays(examples))
-    np.save(folder / "vald_vertices.npy", np.stack([example.vertices for example in tiny.splits["test"]]))
-    return folder.parent.parent
+    write_2026(tmp_path / "root2026", tiny)
+    return tmp_path / "root2026"
 
 
 def test_the_2022_layout_opens(tiny):
@@ -341,7 +330,7 @@ ERRORS = {
         (text("mesh.triv", "1 2\n3 4\n"), r"mesh.triv: holds numbers \(2, 2\), expected three whole numbers a line"),
         (text("mesh.triv", "1 2 3.5\n"), "mesh.triv: holds numbers"),
         (text("mesh.triv", "1 2 nan\n"), "mesh.triv: holds numbers"),
-        (text("mesh.triv", ""), r"mesh.triv: holds numbers \(0,\)"),
+        (text("mesh.triv", ""), r"mesh.triv: holds numbers \(0, 1\)"),
         (text("mesh.triv", "1 2 3\n4\n"), "mesh.triv: not three numbers a line"),
         (text("mesh.triv", "f 1 2\n"), "mesh.triv: not three numbers a line"),
         (text("mesh.triv", "1 2 3\n9 9 1229\n"), "mesh.triv: face 1 names vertex 8 twice"),

@@ -159,12 +159,14 @@ def read_shape(path: Path) -> tuple[np.ndarray, int, np.ndarray | None]:
 
 def _body(path: Path) -> Mesh | None:
     """Template and faces of an SMPL-H-format body, which is known by its array v_template; None for another .npz."""
+    from spectral_jax import plain_files, smplh_pickle
+
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with plain_files.open_npz(path, smplh_pickle.FILE_BYTES) as arrays:
             if "v_template" not in arrays:
                 return None
             vertices, faces = np.asarray(arrays["v_template"], np.float32), arrays["f"]
-    except Exception as error:  # a damaged archive fails in any way
+    except ValueError as error:
         raise ValueError(f"{path}: not readable as a mesh or a body ({error})") from error
     if vertices.shape[1:] != (3,) or faces.shape[1:] != (3,) or faces.dtype.kind not in "iu":
         raise ValueError(

@@ -32,13 +32,14 @@ class Eval:
     """Also write the figures to this JSON file."""
 
     def __call__(self) -> None:
-        from spectral_jax import dataset, evaluate, run
+        from spectral_jax import basis, dataset, evaluate, run
 
         loaded = run.load_run(self.run, self.checkpoint)
         source = self.data or loaded.config.data
         if not source:
             raise ValueError(f"{self.run} does not know its dataset: name it with --data")
         data = open_data(source)
+        basis.check_same(loaded.basis, data.basis, (f"the basis of {self.run}", f"that of {data.path}"))
         num_modes = loaded.config.model.modes
         train_split = dataset.read_split(data, "train", num_modes, track)
         split = train_split if self.split == "train" else dataset.read_split(data, self.split, num_modes, track)

@@ -158,7 +158,7 @@ class Sample:
     def __call__(self) -> None:
         import jax
 
-        from spectral_jax import basis, dataset, interpolate, metrics
+        from spectral_jax import basis, dataset, interpolate
         from spectral_jax.mesh import Mesh, write_mesh
 
         if self.count < 1:
@@ -167,9 +167,9 @@ class Sample:
             raise ValueError(f"{self.out} is not empty; --overwrite replaces its files")
         network = open_network(self.run, self.data)
         train = dataset.read_split(network.data, "train", network.run.config.model.modes, track).coefficients
-        gaussian = interpolate.fit_gaussian(metrics.map_batches(network.encode, 64, jax.numpy.asarray(train)))
+        gaussian = interpolate.fit_gaussian(network.codec.encode(train))
         latents = interpolate.sample(jax.random.key(self.seed), gaussian, self.count)
-        coefficients = network.decode(latents)
+        coefficients = network.codec.decode(latents)
         self.out.mkdir(parents=True, exist_ok=True)
         faces = np.asarray(network.run.basis.faces)
         for i, vertices in enumerate(np.asarray(basis.reconstruct(network.run.basis, coefficients))):
@@ -257,14 +257,14 @@ def walk(method: Method, network: Network, ends: list[np.ndarray], amounts: np.n
 
     if method == "spatial":
         return {"coefficients": interpolate.straight(*ends, amounts)}
-    latents = network.encode(np.stack(ends))
+    latents = network.codec.encode(np.stack(ends))
     if method == "geodesic":
         found = network.geodesic(*latents, num_points=len(amounts))
         path = {name: getattr(found, name) for name in ("straight_energy", "energy", "converged", "iterations")}
-        return path | {"latents": found.latents, "coefficients": network.decode(found.latents)}
+        return path | {"latents": found.latents, "coefficients": network.codec.decode(found.latents)}
     between = interpolate.straight if method == "latent" else interpolate.spherical
     latents = between(*latents, amounts)
-    return {"latents": latents, "coefficients": network.decode(latents)}
+    return {"latents": latents, "coefficients": network.codec.decode(latents)}
 
 
 def measure(network: Network, vertices: np.ndarray, path: dict[str, Any], others: Others) -> dict[str, Any]:
@@ -274,7 +274,9 @@ def measure(network: Network, vertices: np.ndarray, path: dict[str, Any], others
     faces = np.asarray(network.run.basis.faces)
     found = dataclasses.asdict(path_measures.measure(vertices, faces, others.vertices))
     if "latents" in path:
-        round_trip = path_measures.round_trip(network.encode, network.decode, path["latents"], others.spread)
+        round_trip = path_measures.round_trip(
+            network.codec.encode, network.codec.decode, path["latents"], others.spread
+        )
         found["round_trip_error"] = round_trip
     found |= {name: path[name] for name in ("straight_energy", "energy", "converged", "iterations") if name in path}
     return {name: np.asarray(value).item() for name, value in found.items()}

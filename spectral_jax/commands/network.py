@@ -16,12 +16,11 @@ NEAREST = 256  # test meshes that those of a path are compared with
 
 
 class Network(NamedTuple):
-    """A trained run with its dataset, and compiled: its two halves on batches, geodesics of so many points."""
+    """A trained run with its dataset, and compiled: its codec, geodesics of so many points."""
 
     run: Any
     data: Any
-    encode: Callable
-    decode: Callable
+    codec: Any
     geodesic: Callable
 
 
@@ -29,7 +28,7 @@ def open_network(folder: Path, source: str | None) -> Network:
     """A run and its dataset, whose connectivity and modes must be the run's."""
     import jax
 
-    from spectral_jax import basis, interpolate, run
+    from spectral_jax import basis, inference, interpolate, run
 
     loaded = run.load_run(folder)
     source = source or loaded.config.data
@@ -38,13 +37,11 @@ def open_network(folder: Path, source: str | None) -> Network:
     data = open_data(source)
     basis.check_same(loaded.basis, data.basis, (f"the basis of {folder}", f"that of {data.path}"))
 
-    def half(name: str) -> Callable:
-        run_half = jax.jit(lambda x: loaded.model.apply({"params": loaded.params}, x, method=name))
-        return lambda x: run_half(jax.numpy.asarray(x))
+    def geodesic(codec, start, end, num_points):
+        return interpolate.geodesic(partial(inference.decode_batch, codec), start, end, num_points)
 
-    decode = half("decode")
-    geodesic = jax.jit(partial(interpolate.geodesic, decode), static_argnames="num_points")
-    return Network(loaded, data, half("encode"), decode, geodesic)
+    codec = inference.Codec.of(loaded)
+    return Network(loaded, data, codec, partial(jax.jit(geodesic, static_argnames="num_points"), codec))
 
 
 def read_mesh(text: str, network: Network, split: str) -> np.ndarray:
@@ -86,6 +83,6 @@ def read_others(network: Network, split: str) -> Others:
     records, modes = network.data.splits[split], network.run.config.model.modes
     chosen = np.unique(np.linspace(0, len(records) - 1, NEAREST).astype(int)).tolist()
     coefficients = np.stack([records[i].coefficients[:modes] for i in track(chosen, f"reading {split}")])
-    latents = np.asarray(network.encode(coefficients))
+    latents = network.codec.encode(coefficients)
     spread = float(np.sqrt(np.square(latents - latents.mean(axis=0)).sum(axis=1).mean()))
     return Others(chosen, np.asarray(basis.reconstruct(network.run.basis, coefficients)), spread)

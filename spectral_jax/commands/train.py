@@ -7,7 +7,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,8 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from spectral_jax.commands.console import console, track
 from spectral_jax.commands.dataset import data_source, ensure_demo_data, open_data
 from spectral_jax.commands.evaluate import Eval
+from spectral_jax.feed import Placement, Storage
 from spectral_jax.model import Activation, ModelConfig
-from spectral_jax.train import Schedule, TrainConfig
+from spectral_jax.train import Precision, Schedule, TrainConfig
 
 DEMO_RUN = Path("runs/demo")
 # The short recipe of the demo; the published one is the default of `train`.
@@ -59,6 +60,8 @@ class Train:
     """Epochs between validations and checkpoints."""
     seed: int = TrainConfig.seed
     """Seed of the initial parameters and of the shuffling."""
+    precision: Precision = TrainConfig.precision
+    """Of the network's arithmetic: the device's default (TF32 on recent NVIDIA GPUs), full float32, or bfloat16."""
     modes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Spectral modes (default: 4096, or all the data has when fewer)."""
     latent_size: int = ModelConfig.latent_size
@@ -71,12 +74,27 @@ class Train:
     """Continue the run folder: its options are kept, only --epochs may change."""
     overwrite: bool = False
     """Replace the run folder."""
+    placement: Literal["auto"] | Placement = "auto"
+    """Where the train split is kept: on the devices, in host memory, or on disk (default: the first where it fits)."""
+    storage: Storage = "float32"
+    """How the train split is kept: bf16 takes half the memory and loses digits."""
+    distributed: bool = False
+    """One of several processes that SLURM, Kubernetes or a cloud TPU has started (see docs/cluster.md)."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """One of several processes started by hand: where process 0 listens."""
+    num_processes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """How many processes there are."""
+    process_id: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Which of them this is, from 0."""
 
     def __call__(self) -> None:
-        from spectral_jax import basis, run
+        from spectral_jax import basis, devices, run
 
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite exclude each other")
+        if self.distributed or self.coordinator or self.num_processes is not None or self.process_id is not None:
+            devices.initialise(self.coordinator, self.num_processes, self.process_id)
+            console.quiet = not devices.is_main()
         modes = ModelConfig.modes if self.modes is None else self.modes
         model = ModelConfig(modes, self.latent_size, self.conv_size, self.activation)
         training = TrainConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(TrainConfig)})
@@ -90,12 +108,13 @@ class Train:
         if self.resume:
             check_continues(folder, config)
             run.check_basis(folder, data.basis, f"that of {data.path}")
-        fit_data = read_fit_data(data, config)
-        if self.resume:
+        fit_data = read_fit_data(data, config, self.placement, self.storage)
+        if devices.is_main() and self.resume:
             run.save_config(folder, config)
-        else:
+        elif devices.is_main():
             run.create(folder, config, basis.truncate(data.basis, model.modes), self.overwrite)
-        train(folder, config, fit_data)
+        devices.wait_for_all("run folder")
+        train(folder, config, fit_data, self.storage)
 
 
 def stored_options(folder: Path | None) -> Train:
@@ -122,32 +141,44 @@ def check_continues(folder: Path, config) -> None:
                 )
 
 
-def read_fit_data(data, config):
-    """Both splits in memory as training needs them."""
-    from spectral_jax import dataset
-    from spectral_jax.train import FitData
+def read_fit_data(data, config, placement: Literal["auto"] | Placement = "auto", storage: Storage = "float32"):
+    """The test split in memory, and the train split where it fits."""
+    from spectral_jax import dataset, devices, feed
+    from spectral_jax.fit import FitData
 
     modes, count = config.model.modes, len(data.splits["train"])
     if config.train.batch_size > count:
         raise ValueError(f"batch size {config.train.batch_size} is larger than the train split, {count} meshes")
-    train_split = dataset.read_split(data, "train", modes, track)
+    if placement == "auto":
+        placement = feed.choose(count, modes, storage)
+    if placement == "device":
+        own = dataset.read_split(data, "train", modes, track, devices.share(count)).coefficients
+        train = feed.resident(own, count, devices.data_mesh(), storage)
+    elif placement == "host":
+        train = feed.Blocks(dataset.read_split(data, "train", modes, track).coefficients, modes)
+    else:
+        train = feed.Blocks(data.splits["train"], modes)
     test_split = dataset.read_split(data, "test", modes, track)
     if test_split.vertices is None:
         raise ValueError(f"{data.path}: the test split has no original vertices to validate against")
-    return FitData(train_split.coefficients, data.basis.modes[:, :modes], test_split.coefficients, test_split.vertices)
+    return FitData(train, data.basis.modes[:, :modes], test_split.coefficients, test_split.vertices)
 
 
-def train(folder: Path, config, fit_data) -> None:
-    """Train a run folder with a progress bar; SIGINT and SIGTERM finish the epoch, save and exit 130 or 143."""
-    from spectral_jax import run
+def train(folder: Path, config, fit_data, storage: Storage = "float32") -> None:
+    """Train a run folder with a progress bar; SIGINT and SIGTERM save where training is and exit 130 or 143."""
+    from spectral_jax import feed, run
+    from spectral_jax.train import num_steps
 
+    train = fit_data.train_coefficients
+    count = len(train.coefficients if isinstance(train, feed.Resident) else train.meshes)
+    steps = num_steps(count, config.train.batch_size)
     received: list[int] = []
 
     def stop(number, frame):
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        console.print("finishing this epoch, then saving (again to stop at once)")
+        console.print("saving (again to stop at once)")
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     columns = (
@@ -158,23 +189,26 @@ def train(folder: Path, config, fit_data) -> None:
         with Progress(*columns, console=console, speed_estimate_period=600, disable=not console.is_terminal) as bar:
             task = bar.add_task("training", total=config.train.epochs, line="compiling", start=False)
 
-            def on_start(done):
-                bar.update(task, completed=done)
+            def epochs(position):
+                return position.epoch + position.step / steps if position else 0
+
+            def on_start(position):
+                bar.update(task, completed=epochs(position))
                 bar.start_task(task)
 
-            validation = ""
-            for progress in run.train_run(folder, fit_data, on_start, lambda: bool(received)):
-                figures = progress.figures
-                validated = "spatial_validation_loss" in figures
-                if validated:
-                    validation = f"{figures['spatial_validation_loss']:.2f} mm  "
-                line = (
-                    f"loss {figures['spectral_train_loss']:.2e}  {validation}"
-                    f"rate {figures['learning_rate']:.2e}  {figures['meshes_per_second']:,.0f} meshes/s"
-                )
-                bar.update(task, completed=progress.epoch, line=line)
-                if validated:
-                    bar.console.print(f"epoch {progress.epoch:>5}  {line}", highlight=False, soft_wrap=True)
+            loss = validation = ""
+            for progress in run.train_run(folder, fit_data, on_start, lambda: bool(received), storage):
+                for epoch, figures in progress.figures.items():
+                    loss = f"loss {figures['spectral_train_loss']:.2e}  "
+                    if "spatial_validation_loss" in figures:
+                        validation = f"{figures['spatial_validation_loss']:.2f} mm  "
+                        line = (
+                            f"epoch {epoch:>5}  {loss}{validation}rate {figures['learning_rate']:.2e}  "
+                            f"{figures['meshes_per_second']:,.0f} meshes/s"
+                        )
+                        bar.console.print(line, highlight=False, soft_wrap=True)
+                line = f"{loss}{validation}{progress.meshes_per_second:,.0f} meshes/s"
+                bar.update(task, completed=epochs(progress.position), line=line)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,0 +1,130 @@
+"""A whole epoch, from files on disk to trained parameters: the published way against ours on the same dataset.
+
+    python benchmarks/epoch.py                  # random meshes in the 2022 layout; --quick: few
+    python benchmarks/epoch.py --amass          # ours at AMASS's size, on a GPU
+    python benchmarks/epoch.py --amass --precision highest default bf16
+
+The published way reads the tar anew in every epoch, in a worker of PyTorch's DataLoader, and trains eagerly. Ours reads
+it once, with `spectral_jax.upstream`, which counts for the first epoch, as does compiling. Later epochs take turns; the
+ratio is the published way's median over ours.
+"""
+
+import argparse
+import functools
+import tempfile
+from pathlib import Path
+from typing import get_args
+
+import jax
+import numpy as np
+from machine import alternate, announce, ceilings, save, seconds, table
+from ours import ours
+from published import TarMeshes, loader, write
+from train_step import theirs
+from work import roofline_seconds
+
+from spectral_jax.model import ModelConfig
+from spectral_jax.train import Precision, num_steps
+
+AMASS = 111_327  # meshes
+
+
+def end_to_end(config: ModelConfig, folder: Path, batch: int, precision: Precision, figures: dict):
+    """A function that trains for an epoch, reading the dataset before the first; how long that took goes to figures."""
+    run = None
+
+    def read():
+        try:
+            from spectral_jax.dataset import read_split
+            from spectral_jax.upstream import open_upstream
+        except ModuleNotFoundError as error:  # a machine without TensorFlow Datasets
+            figures["reader"] = f"PyTorch's, for ours is not available: {error}"
+            return np.stack([mesh.numpy() for mesh in TarMeshes(folder / "train.tar").meshes()])
+        return read_split(open_upstream(folder), "train", config.modes).coefficients
+
+    def epoch():
+        nonlocal run
+        if run is None:
+            coefficients = []
+            figures["ours_reading_s"] = seconds(lambda: coefficients.append(read()))
+            run = ours(config, coefficients[0], batch, precision)
+        run()
+
+    return epoch
+
+
+def compare(options: argparse.Namespace, precision: Precision) -> dict[str, object]:
+    """Both ways over a dataset in a temporary folder."""
+    meshes, config = (64 if options.quick else options.meshes), ModelConfig(modes=options.freq)
+    figures: dict = {"meshes": meshes, "freq": options.freq, "batch": options.batch, "precision": precision}
+    with tempfile.TemporaryDirectory() as root:
+        coefficients = np.random.default_rng(0).standard_normal((meshes, options.freq, 3), np.float32)
+        folder = write(Path(root), coefficients)
+        batches = loader(folder / "train.tar", options.batch, options.workers)
+        sides = {
+            "published": theirs(config, batches, precision),
+            "ours": end_to_end(config, folder, options.batch, precision, figures),
+        }
+        timings = alternate(sides, options.rounds)
+        del sides, batches  # the workers end before the folder
+    for name, timing in timings.items():
+        figures |= {f"{name}_first_s": timing.first, f"{name}_later_s": timing.median}
+    published, own = timings["published"], timings["ours"]
+    return figures | {"ratio_first": published.first / own.first, "ratio_later": published.median / own.median}
+
+
+def amass(options: argparse.Namespace, precision: Precision) -> list[dict[str, object]]:
+    """Seconds an epoch over as many random meshes as AMASS gives, all on the device."""
+    meshes, config = (1000 if options.quick else AMASS), ModelConfig(modes=options.freq)
+    draw = jax.jit(functools.partial(jax.random.normal, shape=(meshes, options.freq, 3)))
+    coefficients, cells = draw(jax.random.key(0)), []
+    for batch in (16, 1024):
+        timing = alternate({"ours": ours(config, coefficients, batch, precision)}, options.rounds)["ours"]
+        whole, rest = divmod(meshes, batch)
+        bound = whole * roofline_seconds(config, batch, precision) + (
+            roofline_seconds(config, rest, precision) if rest else 0
+        )
+        cell = {"meshes": meshes, "freq": options.freq, "batch": batch, "precision": precision}
+        cell |= {"steps": num_steps(meshes, batch), "first_s": timing.first, "epoch_s": timing.median}
+        cells.append(cell | {"roofline_s": bound, "roofline_fraction": bound / timing.median})
+    return cells
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--freq", type=int, default=4096)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--meshes", type=int, default=1024)
+    parser.add_argument("--workers", type=int, default=1, help="of the DataLoader")
+    parser.add_argument("--precision", nargs="+", choices=get_args(Precision), default=["default"])
+    parser.add_argument("--rounds", type=int, default=5, help="later epochs")
+    parser.add_argument("--amass", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="few meshes")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    announce()
+    cells = []
+    if options.amass:
+        row = table(
+            "Epoch at AMASS's size", "meshes", "modes", "batch", "precision", "first s", "epoch s", "% of roofline"
+        )
+        for precision in options.precision:
+            for cell in amass(options, precision):
+                keys = ("meshes", "freq", "batch", "precision", "first_s", "epoch_s")
+                row(*(cell[key] for key in keys), 100 * cell["roofline_fraction"])
+                cells.append(cell)
+        save(options.json, {"ceilings": {p: ceilings(p) for p in options.precision}, "amass": cells})
+        return
+    keys = ("meshes", "freq", "batch", "precision", "published_first_s", "published_later_s", "ours_reading_s")
+    keys = (*keys, "ours_first_s", "ours_later_s", "ratio_first", "ratio_later")
+    row = table("Epoch from files, seconds", *(key.removesuffix("_s").replace("_", " ") for key in keys))
+    for precision in options.precision:
+        cells.append(compare(options, precision))
+        row(*(cells[-1].get(key) for key in keys))
+        if "reader" in cells[-1]:
+            print(f"reader: {cells[-1]['reader']}")
+    save(options.json, cells[0] if len(cells) == 1 else {"cells": cells})
+
+
+if __name__ == "__main__":
+    main()

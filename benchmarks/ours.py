@@ -1,0 +1,35 @@
+"""Training as the benchmarks call it: the one place that knows the signatures of `spectral_jax.train`."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from spectral_jax.devices import data_mesh
+from spectral_jax.model import ModelConfig, SpectralAutoencoder
+from spectral_jax.train import Precision, Span, Sums, TrainConfig, init_state, num_steps, train_resident
+
+
+def ours(config: ModelConfig, coefficients, batch: int, precision: Precision = "default") -> Callable[[], None]:
+    """A function that trains for an epoch on the first device and waits for it."""
+    options, devices = TrainConfig(batch_size=batch, precision=precision), data_mesh(jax.devices()[:1])
+    model, steps = SpectralAutoencoder(config), num_steps(len(coefficients), batch)
+    place = functools.partial(jax.device_put, device=NamedSharding(devices, PartitionSpec()))
+    state, key = place((init_state(config, options), jax.random.key_data(jax.random.key(0))))
+    coefficients, rates, epoch = place(coefficients), np.full((1, steps), 1e-4, np.float32), 0
+
+    def run():
+        nonlocal state, epoch
+        sums, span = Sums(np.float32(0), np.int32(-1)), Span(*map(np.int32, (epoch, 1, 0, steps)))
+        state, _, losses = train_resident(model, options, devices, state, sums, coefficients, key, span, rates)
+        losses.block_until_ready()
+        epoch += 1
+
+    return run
+
+
+def num_measured(batch: int) -> int:
+    """Steps in one measurement: enough for the clock, few enough for the patience."""
+    return max(8, 1024 // batch) if jax.default_backend() != "cpu" else min(8, max(2, 256 // batch))
