@@ -14,7 +14,7 @@ _HOMES = {
     "ModelConfig": "model",
     "SpectralAutoencoder": "model",
     "TrainConfig": "train",
-    "fit": "train",
+    "fit": "fitting",
     "Run": "run",
     "load_run": "run",
     "Codec": "inference",

@@ -17,6 +17,7 @@ from spectral_jax.commands.inference import Decode, Encode
 from spectral_jax.commands.info import DatasetInfo
 from spectral_jax.commands.interpolate import Filter, Interpolate, Mix, Sample
 from spectral_jax.commands.release import Export, ImportRelease
+from spectral_jax.commands.sweep import Sweep
 from spectral_jax.commands.train import Demo, Train, stored_options
 
 MOST_SAID = 4000  # characters of an error
@@ -24,6 +25,7 @@ COMMANDS = {
     "demo": Demo,
     "train": Train,
     "eval": Eval,
+    "sweep": Sweep,
     "encode": Encode,
     "decode": Decode,
     "interpolate": Interpolate,
@@ -68,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             raise
-        text = " ".join("; ".join([f"error: {error}", *getattr(error, "__notes__", ())]).splitlines())
+        told = isinstance(error, OSError) and error.filename and f"{error.filename}: {error.strerror}"
+        text = " ".join("; ".join([f"error: {told or error}", *getattr(error, "__notes__", ())]).splitlines())
         text = "".join(c if c.isprintable() else "?" for c in text[:MOST_SAID])  # it may quote a file
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         return 1 if isinstance(error, FloatingPointError) else 2

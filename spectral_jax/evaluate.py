@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,12 +49,10 @@ def evaluate(run: Run, basis: SpectralBasis, train: Split, split: Split) -> Summ
     coefficients, vertices = jnp.asarray(split.coefficients[:, :num_modes]), jnp.asarray(split.vertices)
     errors_mm, _ = validate(run.model, run.params, modes, coefficients, vertices)
 
-    mean, components = principal_components(train.coefficients[:, :num_modes], run.config.model.latent_size)
-    scores = jnp.einsum("mfc,fcl->ml", coefficients - mean, components, precision="highest")
-    principal = jnp.einsum("ml,fcl->mfc", scores, components, precision="highest") + mean
-    baselines = (coefficients, jnp.broadcast_to(mean, coefficients.shape), principal)
-    means = (summarise(spatial_errors_mm(modes, x, vertices)).mean_mm for x in baselines)
-    return Summary(*summarise(errors_mm), len(vertices), *means)
+    truncation = summarise(spatial_errors_mm(modes, coefficients, vertices)).mean_mm
+    sizes = (0, run.config.model.latent_size)
+    baselines = pca_errors_mm(modes, train.coefficients[:, :num_modes], coefficients, vertices, sizes)
+    return Summary(*summarise(errors_mm), len(vertices), truncation, *baselines)
 
 
 def suspicion(summary: Summary) -> str | None:
@@ -74,9 +73,9 @@ def suspicion(summary: Summary) -> str | None:
 
 @jax.jit
 def spatial_errors_mm(
-    modes: Float[Array, "vertex freq"],
-    coefficients: Float[Array, "mesh freq 3"],
-    vertices: Float[Array, "mesh vertex 3"],
+    modes: Float[Array | np.ndarray, "vertex freq"],
+    coefficients: Float[Array | np.ndarray, "mesh freq 3"],
+    vertices: Float[Array | np.ndarray, "mesh vertex 3"],
 ) -> Float[Array, "mesh"]:
     """Mean vertex error per mesh, mm, of coefficients against original vertices (paper section 5.1)."""
 
@@ -85,6 +84,23 @@ def spatial_errors_mm(
         return vertex_errors_mm(reconstructed, vertices).mean(axis=-1)
 
     return map_batches(errors, VALIDATION_BATCH, coefficients, vertices)
+
+
+def pca_errors_mm(
+    modes: Float[Array | np.ndarray, "vertex freq"],
+    train: Float[np.ndarray, "train freq 3"],
+    coefficients: Float[Array | np.ndarray, "mesh freq 3"],
+    vertices: Float[Array | np.ndarray, "mesh vertex 3"],
+    sizes: Sequence[int],
+) -> list[float]:
+    """Mean vertex error, mm, of PCA with so many numbers a mesh; with none it is that of the mean shape."""
+    mean, components = principal_components(train, max(sizes))
+    scores = jnp.einsum("mfc,fcl->ml", coefficients - mean, components, precision="highest")
+    errors = []
+    for size in sizes:
+        principal = jnp.einsum("ml,fcl->mfc", scores[:, :size], components[..., :size], precision="highest") + mean
+        errors.append(summarise(spatial_errors_mm(modes, principal, vertices)).mean_mm)
+    return errors
 
 
 def principal_components(

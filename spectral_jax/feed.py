@@ -61,10 +61,10 @@ def block_steps(feed: Blocks, rows: int, storage: Storage) -> int:
 def blocks(
     feed: Blocks, order: Int[np.ndarray, "step row"], mesh: Mesh, storage: Storage
 ) -> Iterator[tuple[Array, Array, int]]:
-    """The batches of an order (-1: no mesh) in blocks: meshes (step, row, freq, 3), which count, and the steps in use.
+    """An order's batches (-1: no mesh) in blocks: meshes (step, row, freq, 3), which of them count, the steps in use.
 
-    Blocks are read ahead in threads; each process reads the rows of its own devices. Raises ValueError for a mesh with a
-    value that is not finite.
+    Blocks are read ahead in threads; each process reads the rows of its own devices. Raises ValueError for a mesh with
+    a value that is not finite.
     """
     import grain
 

@@ -238,10 +238,30 @@ def import_checkpoint(
 ) -> list[str]:
     """Make the run folder `target` of a published .ckpt or .pth; returns lines that say what was found and assumed.
 
-    Options come from `infos` or the infos.json beside the source; `data` names the dataset of the basis. Raises
-    ValueError naming the file that is missing, unreadable or contradicted by the weights, or the target that exists.
+    `data` names the dataset of the basis. Raises ValueError as `read_checkpoint` does, or for a target that exists.
     """
     run.check_free(target)
+    position, config, lines = read_checkpoint(source, infos)
+    modes = config.model.modes
+    if basis is None:
+        lines.append("no basis: the folder lacks basis.npz, and a network only fits the basis it was trained on")
+    elif basis.num_modes < modes:
+        raise ValueError(f"{source}: the network has {modes} modes, the basis only {basis.num_modes}")
+    target.mkdir(parents=True, exist_ok=True)
+    # No best_mm: the weights that reached it are elsewhere, and `best` is the best in this folder.
+    checkpoint.save(target / "last", position._replace(best_mm=None))
+    if basis is not None:
+        spectral.save(target / run.BASIS_FILE, spectral.truncate(basis, modes))
+    run.save_config(target, run.RunConfig(config.model, config.train, data or config.data))
+    return lines
+
+
+def read_checkpoint(source: Path, infos: Path | None = None) -> tuple[Position, run.RunConfig, list[str]]:
+    """What a published .ckpt or .pth holds, and lines that say what was found and assumed.
+
+    Options come from `infos` or the infos.json beside the source. Raises ValueError naming the file that is missing,
+    unreadable or contradicted by the weights.
+    """
     if not source.is_file():
         raise ValueError(f"{source}: no such file")
     saved = torch_file.load(source)
@@ -278,18 +298,7 @@ def import_checkpoint(
         train = options.fill(train, {"beta2": beta2, **remembered})
     rate = position.plateau.learning_rate
     lines.append(f"{position.epoch} epochs and {position.state.step} steps done, learning rate {rate:.4g}")
-
-    if basis is None:
-        lines.append("no basis: the folder lacks basis.npz, and a network only fits the basis it was trained on")
-    elif basis.num_modes < model.modes:
-        raise ValueError(f"{source}: the network has {model.modes} modes, the basis only {basis.num_modes}")
-    target.mkdir(parents=True, exist_ok=True)
-    # No best_mm: the weights that reached it are elsewhere, and `best` is the best in this folder.
-    checkpoint.save(target / "last", position._replace(best_mm=None))
-    if basis is not None:
-        spectral.save(target / run.BASIS_FILE, spectral.truncate(basis, model.modes))
-    run.save_config(target, run.RunConfig(model, train, data or str(given.get("path", ""))))
-    return lines
+    return position, run.RunConfig(model, train, str(given.get("path", ""))), lines
 
 
 def export_checkpoint(run_folder: Path, target: Path) -> None:

@@ -22,13 +22,15 @@ def fill(default: Config, given: Any, called: Mapping[str, str] | None = None) -
     fields: dict[str, type] = {name: type(value) for name, value in vars(default).items()}
     if unknown := sorted(given.keys() - fields.keys()):
         raise ValueError(f"unknown options {', '.join(unknown)}, there are {', '.join(fields)}")
+    values = {}
     for field, value in given.items():
         name, kind = (called or {}).get(field, field), fields[field]
         if type(value) not in ((int, float) if kind is float else (kind,)):
             raise ValueError(f"{name} is {value!r}, which is no {kind.__name__}")
         if type(value) is int and abs(value) > MOST.get(field, MOST_OF_OTHERS):
             raise ValueError(f"{name} is {value}, at most {MOST.get(field, MOST_OF_OTHERS)} can be read")
-    return dataclasses.replace(default, **given)  # pyright: ignore[reportArgumentType]
+        values[field] = kind(value)
+    return dataclasses.replace(default, **values)  # pyright: ignore[reportArgumentType]
 
 
 def check_schema(record: Mapping[str, Any], newest: int) -> None:

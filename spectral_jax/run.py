@@ -17,10 +17,10 @@ from typing import Any, Literal
 import jax
 
 from spectral_jax import basis as spectral
-from spectral_jax import checkpoint, devices, fit, options, plain_files
+from spectral_jax import checkpoint, devices, fitting, options, plain_files
 from spectral_jax.basis import SpectralBasis
 from spectral_jax.feed import Storage
-from spectral_jax.fit import FitData, Progress
+from spectral_jax.fitting import FitData, Progress
 from spectral_jax.logs import RunLog
 from spectral_jax.model import ModelConfig, SpectralAutoencoder
 from spectral_jax.train import Position, TrainConfig
@@ -134,7 +134,7 @@ def train_run(
     should_stop: Callable[[], bool] = lambda: False,
     storage: Storage = "float32",
 ) -> Iterator[Progress]:
-    """Train a run folder from its newest checkpoint, or from the start, to its last epoch, yielding about once a second.
+    """Train a run folder from its newest checkpoint, or from the start, to its last epoch; yields about once a second.
 
     Logs every epoch; checkpoints `last` at every validation and every ten minutes, and `best` at the lowest validation
     error. `on_start` is told the position that training starts from, if any; when `should_stop()` is true after a
@@ -149,7 +149,7 @@ def train_run(
     on_start(position)
     saved = time.monotonic()
     with RunLog(folder, position.epoch if position else 0) if main else contextlib.nullcontext() as log:
-        for progress in fit.fit(config.model, config.train, data, position, storage=storage):
+        for progress in fitting.fit(config.model, config.train, data, position, storage=storage):
             position = progress.position
             late = time.monotonic() - saved > CHECKPOINT_SECONDS
             stopping, late = devices.largest(int(should_stop()), int(late))

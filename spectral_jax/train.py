@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
@@ -125,18 +124,20 @@ def train_step(
     coefficients: Float[Array, "batch freq 3"],
     learning_rate: Float[Array, ""] | float,
     weights: Float[Array, "batch"] | None = None,
-    config: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
+    config: TrainConfig = TrainConfig(),
     axis: str | None = None,
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One Adam step (betas 0.9 and the config's, eps 1e-8, no weight decay) and the loss before it.
 
-    Inside a `shard_map` over `axis` each device has its part of the batch and takes the step of the whole, after one
-    sum over devices of all gradients and the loss.
+    Inside a `shard_map` over `axis` each device has its part of the batch and takes the step of the whole, after a sum
+    over devices of the gradients and the loss.
     """
     loss, gradient = loss_and_gradient(model, state.params, coefficients, weights, config.precision)
-    if axis:
+    if axis and jax.process_count() > 1:  # one exchange at a time: several can meet in the wrong order on CPUs
         flat, unravel = jax.flatten_util.ravel_pytree((loss, gradient))
         loss, gradient = unravel(lax.psum(flat, axis))
+    elif axis:
+        loss, gradient = lax.psum((loss, gradient), axis)
     direction, opt_state = optax.scale_by_adam(b2=config.beta2).update(gradient, state.opt_state)
     params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
     return TrainState(params, opt_state, state.step + 1), loss
@@ -179,9 +180,10 @@ def train_steps(
     stop: Int[Array, ""] | int,
     axis: str | None = None,
 ) -> tuple[TrainState, Sums]:
-    """Steps `start` to `stop` of an epoch in one loop on the device; `batch` gives a step's meshes, which count, and how many.
+    """Steps `start` to `stop` of an epoch in one loop on the device.
 
-    Meshes that do not count (0, not 1) fill up a batch; how many do is said of all devices together.
+    `batch` gives the meshes of a step, which of them count (1, or 0 for those that fill up a batch), and how many do on
+    all devices together.
 
     The loop holds matrix products only: on a CPU XLA runs a convolution inside a loop three times slower.
     """

@@ -98,7 +98,7 @@ def write_2026(root, data):
 @pytest.fixture(scope="session")
 def fit_data(data_folder):
     from spectral_jax import dataset
-    from spectral_jax.fit import FitData
+    from spectral_jax.fitting import FitData
 
     data = dataset.open_data(data_folder)
     train, test = dataset.read_split(data, "train"), dataset.read_split(data, "test")

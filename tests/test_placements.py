@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from spectral_jax import dataset, feed, fit, run
+from spectral_jax import dataset, feed, fitting, run
 from spectral_jax.feed import Blocks
 from spectral_jax.logs import read_log
 from spectral_jax.model import ModelConfig
@@ -34,7 +34,7 @@ def placements(fit_data, data_folder):
 def trained(data, config=TRAIN, **options):
     """Losses by epoch, and the last parameters on the host."""
     losses, params = [], None
-    for progress in fit.fit(MODEL, config, data, **options):
+    for progress in fitting.fit(MODEL, config, data, **options):
         losses += [figures["spectral_train_loss"] for figures in progress.figures.values()]
         params = jax.device_get(progress.position.state.params)
     return losses, params
@@ -55,8 +55,8 @@ def test_blocks_give_what_resident_data_gives(placements, placement, block_steps
 @pytest.mark.parametrize("seconds", [1e-9, 1e-2, 100])
 def test_the_length_of_a_dispatch_changes_nothing(fit_data, seconds, monkeypatch):
     expected = trained(fit_data)
-    monkeypatch.setattr(fit, "DISPATCH_SECONDS", seconds)
-    monkeypatch.setattr(fit, "FIRST_STEPS", 1)
+    monkeypatch.setattr(fitting, "DISPATCH_SECONDS", seconds)
+    monkeypatch.setattr(fitting, "FIRST_STEPS", 1)
     equal(trained(fit_data), expected)
 
 
@@ -67,7 +67,7 @@ def test_a_run_stopped_inside_its_epochs_continues_bit_for_bit(
     """Stopped after every other dispatch, one step long or a block; going on with the data in another place."""
     config = TrainConfig(epochs=4, batch_size=8, learning_rate=1e-3, validate_every=2, schedule=schedule)
     monkeypatch.setattr(feed, "BLOCK_BYTES", 4 * 8 * 32 * 3 * 4)
-    monkeypatch.setattr(fit, "FIRST_STEPS", 1)
+    monkeypatch.setattr(fitting, "FIRST_STEPS", 1)
     folders = [run.create(tmp_path / name, run.RunConfig(MODEL, config, "data"), sphere_basis) for name in ("a", "b")]
     for _ in run.train_run(folders[0], placements["device"]):
         pass
@@ -116,11 +116,11 @@ def test_placement_is_the_first_with_room(monkeypatch):
 
 DEVICES = """
 import json, sys, jax, numpy as np
-from spectral_jax import devices, feed, fit
+from spectral_jax import devices, feed, fitting
 from spectral_jax.model import ModelConfig
 from spectral_jax.train import TrainConfig
 arrays = np.load(sys.argv[1])
-data = fit.FitData(*(arrays[name] for name in fit.FitData._fields))
+data = fitting.FitData(*(arrays[name] for name in fitting.FitData._fields))
 config = TrainConfig(epochs=4, batch_size=12, learning_rate=1e-3, validate_every=2)
 losses = {}
 for place in ("device", "host"):
@@ -128,7 +128,7 @@ for place in ("device", "host"):
         data = data._replace(train_coefficients=feed.Blocks(data.train_coefficients, 32))
     for count in (1, 2, 8):
         mesh = devices.data_mesh(jax.devices()[:count])
-        progress = fit.fit(ModelConfig(modes=32, latent_size=4), config, data, mesh=mesh)
+        progress = fitting.fit(ModelConfig(modes=32, latent_size=4), config, data, mesh=mesh)
         losses[f"{place} {count}"] = [f["spectral_train_loss"] for p in progress for f in p.figures.values()]
 print(json.dumps(losses))
 """
@@ -154,7 +154,7 @@ def test_processes_train_as_one_does(data_folder, fit_data, tmp_path, count):
     config = TrainConfig(epochs=4, batch_size=12, learning_rate=1e-3, validate_every=2)
     expected = [
         figures["spectral_train_loss"]
-        for progress in fit.fit(ModelConfig(modes=32), config, fit_data)
+        for progress in fitting.fit(ModelConfig(modes=32), config, fit_data)
         for figures in progress.figures.values()
     ]
     for placement in ("device", "stream"):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spectral_jax import fit, run, train
+from spectral_jax import fitting, run, train
 from spectral_jax.logs import read_log
 from spectral_jax.metrics import map_batches, summarise, vertex_errors_mm
 from spectral_jax.model import ModelConfig, SpectralAutoencoder, init_params
@@ -31,7 +31,7 @@ def train_all(folder, fit_data):
 
 def figures_of(config, fit_data, **options):
     """The figures of every epoch."""
-    return [figures for p in fit.fit(MODEL, config, fit_data, **options) for figures in p.figures.values()]
+    return [figures for p in fitting.fit(MODEL, config, fit_data, **options) for figures in p.figures.values()]
 
 
 def test_training_lowers_the_loss_and_the_error(fit_data):

@@ -144,7 +144,7 @@ def check_continues(folder: Path, config) -> None:
 def read_fit_data(data, config, placement: Literal["auto"] | Placement = "auto", storage: Storage = "float32"):
     """The test split in memory, and the train split where it fits."""
     from spectral_jax import dataset, devices, feed
-    from spectral_jax.fit import FitData
+    from spectral_jax.fitting import FitData
 
     modes, count = config.model.modes, len(data.splits["train"])
     if config.train.batch_size > count:

@@ -16,7 +16,16 @@ from spectral_jax.feed import Blocks, Resident, Storage
 from spectral_jax.model import ModelConfig, SpectralAutoencoder
 from spectral_jax.schedule import Plateau, cosine, step_plateau
 from spectral_jax.train import (
-    Position, Span, Sums, TrainConfig, TrainState, epoch_order, init_state, num_steps, train_block, train_resident,
+    Position,
+    Span,
+    Sums,
+    TrainConfig,
+    TrainState,
+    epoch_order,
+    init_state,
+    num_steps,
+    train_block,
+    train_resident,
     validate,
 )  # fmt: skip
 
@@ -74,7 +83,7 @@ def fit(
 
     seconds = 0.0  # spent on this epoch so far
     while position.epoch < config.epochs:
-        rates = learning_rates(config, position, loop.steps)
+        rates = learning_rates(config, position.plateau, position.validation_mm, position.epoch, loop.steps)
         start = time.perf_counter()
         for done in loop.dispatches(position, rates):
             per_step = (time.perf_counter() - start) / done.steps
@@ -105,17 +114,18 @@ def fit(
             start = time.perf_counter()
 
 
-def learning_rates(config: TrainConfig, position: Position, steps: int) -> Float[np.ndarray, "epoch step"]:
-    """The rates of the steps of this epoch and the next, as far as a dispatch may go without another validation."""
+def learning_rates(
+    config: TrainConfig, plateau: Plateau, validation_mm: float | None, epoch: int, steps: int
+) -> Float[np.ndarray, "epoch step"]:
+    """The rates of the steps of `epoch` and the next ones, as far as a dispatch may go without another validation."""
     count = min(DISPATCH_EPOCHS, config.validate_every)
     if config.schedule == "cosine":
-        rates = cosine(config.learning_rate, position.epoch * steps, count * steps, config.epochs * steps)
-        return rates.reshape(count, steps)
-    rates, plateau = np.empty((count, steps), np.float32), position.plateau
+        return cosine(config.learning_rate, epoch * steps, count * steps, config.epochs * steps).reshape(count, steps)
+    rates = np.empty((count, steps), np.float32)
     for row in rates:
         row[:] = plateau.learning_rate
-        if position.validation_mm is not None:
-            plateau = step_plateau(plateau, position.validation_mm)
+        if validation_mm is not None:
+            plateau = step_plateau(plateau, validation_mm)
     return rates
 
 

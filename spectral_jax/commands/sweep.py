@@ -1,0 +1,174 @@
+"""`spectral-jax sweep`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from spectral_jax.commands.console import counting, track
+from spectral_jax.commands.dataset import data_source, open_data
+from spectral_jax.train import Schedule, TrainConfig
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train many networks and draw their error against the latent size, PCA beside it.
+
+    Seeds and learning rates train at once on one device; latent sizes and mode counts one after the other. The same
+    command goes on with a sweep that was interrupted, or that has more sizes now.
+    """
+
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+    """The folder to make: sweep.json and, with plotly, sweep.html."""
+    data: str = "demo"
+    """A prepared dataset folder, a published layout, or the word demo."""
+    latent_sizes: tuple[int, ...] = (8, 16, 32, 64)
+    """Numbers in a latent."""
+    modes: tuple[int, ...] = ()
+    """Spectral modes (default: 4096, or all the data has when fewer)."""
+    seeds: tuple[int, ...] = (TrainConfig.seed,)
+    """Seeds of the parameters and the shuffling."""
+    learning_rates: tuple[float, ...] = (3e-3,)
+    """Adam's rates at the start, or peaks of the cosine."""
+    epochs: int = 24
+    """Passes over the train split."""
+    batch_size: int = TrainConfig.batch_size
+    """Meshes in a step."""
+    beta2: float = 0.95
+    """Decay of Adam's second moment."""
+    schedule: Schedule = "cosine"
+    """The published plateau rule, or warm-up and cosine for short runs of known length."""
+    validate_every: int = TrainConfig.validate_every
+    """Epochs between validations."""
+
+    def __call__(self) -> None:
+        from spectral_jax import dataset, sweep
+        from spectral_jax.fitting import FitData
+        from spectral_jax.model import ModelConfig
+
+        names = ("epochs", "batch_size", "beta2", "schedule", "validate_every")
+        config = TrainConfig(**{name: getattr(self, name) for name in names})
+        for rate in self.learning_rates:
+            dataclasses.replace(config, learning_rate=rate)  # says what is wrong with it
+        data = open_data(self.data)
+        options = {name: getattr(self, name) for name in names}
+        options |= {"seeds": list(self.seeds), "learning_rates": list(self.learning_rates)}
+        record = load(self.out / "sweep.json", {"data": data_source(self.data, data), **options})
+        counts = self.modes or (min(ModelConfig.modes, data.basis.num_modes),)
+        train = dataset.read_split(data, "train", max(counts), track)
+        test = dataset.read_split(data, "test", max(counts), track)
+        if test.vertices is None:
+            raise ValueError(f"{data.path}: the test split has no original vertices to measure errors against")
+        if config.batch_size > len(train.coefficients):
+            raise ValueError(
+                f"batch size {config.batch_size} is larger than the train split, {len(train.coefficients)} meshes"
+            )
+        self.out.mkdir(parents=True, exist_ok=True)
+        for modes, latent_size in product(counts, self.latent_sizes):
+            if any((n["modes"], n["latent_size"]) == (modes, latent_size) for n in record["networks"]):
+                continue
+            phi, coefficients = data.basis.modes[:, :modes], test.coefficients[:, :modes]
+            fit_data = FitData(train.coefficients[:, :modes], phi, coefficients, test.vertices)
+            with counting(f"{modes:,} modes, latent {latent_size}", config.epochs) as watch:
+                trials = sweep.sweep(
+                    ModelConfig(modes, latent_size), config, fit_data, self.seeds, self.learning_rates, watch
+                )
+            network = {"modes": modes, "latent_size": latent_size, **baselines(fit_data, latent_size)}
+            network["error_mm"] = min((t.error_mm for t in trials if math.isfinite(t.error_mm)), default=None)
+            network["trials"] = [
+                t._asdict() | {"validations_mm": [mm if math.isfinite(mm) else None for mm in t.validations_mm]}
+                for t in trials
+            ]
+            record["networks"].append(network)
+            save(self.out / "sweep.json", record)
+        print_table(record)
+        draw(self.out / "sweep.html", record)
+
+
+def load(path: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """The record of a sweep so far; ValueError when it was made with other options."""
+    if not path.is_file():
+        return {**options, "networks": []}
+    try:
+        record = json.loads(path.read_text())
+        found = {name: record[name] for name in options}
+        record["networks"] = list(record["networks"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: not the record of a sweep ({error})") from error
+    for name, value in options.items():
+        if found[name] != value:
+            raise ValueError(f"{path}: a sweep with {name.replace('_', ' ')} {found[name]}, not {value}")
+    return record
+
+
+def save(path: Path, record: dict[str, Any]) -> None:
+    """Write the record, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def baselines(data, latent_size: int) -> dict[str, float]:
+    """What PCA with as many numbers, the mean shape and the basis alone leave, mm."""
+    from spectral_jax import evaluate
+    from spectral_jax.metrics import summarise
+
+    train, modes, coefficients, vertices = data
+    mean_shape, pca = evaluate.pca_errors_mm(modes, train, coefficients, vertices, (0, latent_size))
+    truncation = summarise(evaluate.spatial_errors_mm(modes, coefficients, vertices)).mean_mm
+    return {"pca_mm": pca, "mean_shape_mm": mean_shape, "truncation_mm": truncation}
+
+
+def print_table(record: dict[str, Any]) -> None:
+    """A line a network: its best error, at which rate, and the baselines."""
+    table = Table(title=f"error on the test split of {record['data']} after {record['epochs']} epochs, mm")
+    for name in ("modes", "latent size", "network", "learning rate", "PCA", "mean shape", "basis alone"):
+        table.add_column(name, justify="right")
+    for n in record["networks"]:
+        finished = [t for t in n["trials"] if t["validations_mm"][-1] is not None]
+        best = min(finished, key=lambda t: t["validations_mm"][-1], default=None)
+        found = (f"{n['error_mm']:.2f}", f"{best['learning_rate']:.2g}") if best else ("diverged", "")
+        others = (f"{n[name]:.2f}" for name in ("pca_mm", "mean_shape_mm", "truncation_mm"))
+        table.add_row(f"{n['modes']:,}", str(n["latent_size"]), *found, *others)
+    Console().print(table)
+
+
+def draw(path: Path, record: dict[str, Any]) -> None:
+    """The error against the latent size, a curve for each number of modes, as a page of its own."""
+    try:
+        import plotly.graph_objects as go
+    except ImportError:
+        print(f"no {path.name}: it needs plotly, pip install 'spectral-jax[plot]'")
+        return
+    figure = go.Figure()
+    for modes in sorted({n["modes"] for n in record["networks"]}):
+        own = sorted((n for n in record["networks"] if n["modes"] == modes), key=lambda n: n["latent_size"])
+        sizes = [n["latent_size"] for n in own]
+        for name, key, dash in (
+            ("network", "error_mm", "solid"),
+            ("PCA", "pca_mm", "dash"),
+            ("basis", "truncation_mm", "dot"),
+        ):
+            figure.add_scatter(
+                x=sizes,
+                y=[n[key] for n in own],
+                name=f"{name}, {modes:,} modes",
+                line={"dash": dash},
+                mode="lines+markers",
+            )
+    figure.update_xaxes(
+        title="latent size", type="log", tickvals=sorted({n["latent_size"] for n in record["networks"]})
+    )
+    figure.update_yaxes(title="mean vertex error on the test split (mm)", rangemode="tozero")
+    figure.update_layout(template="plotly_white", title=f"{record['data']}, {record['epochs']} epochs")
+    figure.write_html(path, include_plotlyjs=True)
