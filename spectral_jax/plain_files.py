@@ -25,12 +25,12 @@ JSON_VALUES = 1 << 21  # a value takes up to some 200 bytes of memory
 JSON_DEPTH = 32
 HEADER_BYTES = 10_000  # of an array
 MEMBERS = 1000  # of an .npz
-FREE, UNFOLD = 64 << 20, 16  # arrays may have so many bytes, or so many times those of their file
+FREE, UNFOLD = 256 << 20, 16  # arrays may have so many bytes, or so many times those of their file
 CHUNK = 1 << 20
 
 _HEADER = re.compile(
     rb"\{ *'descr': *'([<>|=]?)([biufcSUOVMm])(\d{0,9})[^']*', *'fortran_order': *(True|False), *"
-    rb"'shape': *\( *((?:\d{1,18}L? *,? *){0,32})\),? *\}\s*"
+    rb"'shape': *\(((?: *\d{1,18}L? *,){0,32} *(?:\d{1,18}L? *)?)\),? *\}\s*"
 )
 
 

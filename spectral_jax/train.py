@@ -92,6 +92,14 @@ def init_state(model_config: ModelConfig, config: TrainConfig) -> TrainState:
     return TrainState(params, adam, jnp.zeros((), jnp.int32))
 
 
+def meshes_at_once(modes: int) -> int:
+    """How many meshes of a batch go through the network together: on a CPU what its caches hold, elsewhere all.
+
+    On two CPU cores, 4,096 modes, batch 128, a step took 468 ms in parts of 16 and 547 ms in one.
+    """
+    return max(1, 2**16 // modes) if jax.default_backend() == "cpu" else 2**31
+
+
 def loss_and_gradient(
     model: SpectralAutoencoder,
     params: Any,
@@ -101,21 +109,33 @@ def loss_and_gradient(
 ) -> tuple[Float[Array, ""], Any]:
     """Mean squared error over all batch * freq * 3 coefficients (paper equation 4) and its gradient.
 
-    With weights the sum over meshes of weight times error instead of their mean.
+    With weights the sum over meshes of weight times error instead of their mean. A batch of more meshes than
+    `meshes_at_once` is summed up in parts.
     """
     model = model.clone(trained=True)
-    weights = jnp.full(len(coefficients), 1 / len(coefficients)) if weights is None else weights
+    if weights is None:
+        weights = jnp.full(len(coefficients), 1 / len(coefficients), coefficients.dtype)
 
-    def loss(params):
+    def loss(params, coefficients, weights):
         inputs = coefficients
         if precision == "bf16":
             params, inputs = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, coefficients))
         with jax.default_matmul_precision("highest") if precision == "highest" else contextlib.nullcontext():
             decoded: Any = model.apply({"params": params}, inputs)
-        squared = jnp.square(decoded.astype(jnp.float32) - coefficients).mean(axis=(1, 2))
+        squared = jnp.square(decoded.astype(coefficients.dtype) - coefficients).mean(axis=(1, 2))
         return jnp.sum(squared * weights)
 
-    return jax.value_and_grad(loss)(params)
+    def add(sums, part):
+        return jax.tree.map(jnp.add, sums, jax.value_and_grad(loss)(params, *part)), None
+
+    parts = -(-len(coefficients) // meshes_at_once(model.config.modes))
+    if parts == 1:
+        return jax.value_and_grad(loss)(params, coefficients, weights)
+    missing = -len(coefficients) % parts
+    coefficients = jnp.pad(coefficients, ((0, missing), (0, 0), (0, 0))).reshape(parts, -1, *coefficients.shape[1:])
+    weights = jnp.pad(weights, (0, missing)).reshape(parts, -1)
+    nothing = jnp.zeros((), weights.dtype), jax.tree.map(jnp.zeros_like, params)
+    return lax.scan(add, nothing, (coefficients, weights))[0]
 
 
 def train_step(
