@@ -51,14 +51,12 @@ def config_from_infos(
     for name, value in FIXED_OPTIONS.items():
         if infos.get(name, value) != value:
             raise ValueError(f"{name} is {infos[name]!r}, only {value!r} can be read")
-    model, train = (
-        options.fill(
-            default,
-            {ours: infos[theirs] for theirs, ours in names.items() if theirs in infos},
-            {ours: theirs for theirs, ours in names.items()},
-        )
-        for default, names in ((inferred or ModelConfig(), MODEL_OPTIONS), (TrainConfig(), TRAIN_OPTIONS))
-    )
+
+    def filled(default, names):
+        given = {ours: infos[theirs] for theirs, ours in names.items() if theirs in infos}
+        return options.fill(default, given, {ours: theirs for theirs, ours in names.items()})
+
+    model, train = filled(inferred or ModelConfig(), MODEL_OPTIONS), filled(TrainConfig(), TRAIN_OPTIONS)
     contradictions = [
         f"{theirs} is {infos[theirs]}, the weights say {getattr(inferred, ours)}"
         for theirs, ours in MODEL_OPTIONS.items()
@@ -134,7 +132,7 @@ def checkpoint_from_lightning(saved: Mapping[str, Any], config: ModelConfig) -> 
     (count,) = steps
     count = step if np.float32(step) == count else count  # PyTorch's float32 count is not exact beyond 2^24
     state = TrainState(params, optax.ScaleByAdamState(np.array(count, np.int32), mu, nu), np.array(step, np.int32))
-    return Position(state, plateau, epoch, **ours)
+    return Position(state, plateau, epoch, ours.get("validation_mm"), ours.get("best_mm"))
 
 
 def _count(value: Any) -> int:

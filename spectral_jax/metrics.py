@@ -34,7 +34,7 @@ def summarise(errors_mm: Float[Array | np.ndarray, "mesh"]) -> ErrorSummary:
     return ErrorSummary(*(float(f(errors)) for f in (np.mean, np.median, np.std, np.min, np.max)))
 
 
-def map_batches(function: Callable, batch_size: int, *arrays: Array):
+def map_batches(function: Callable, batch_size: int, *arrays: Array | np.ndarray):
     """`function` over consecutive batches of the arrays' leading axis, the smaller last batch included.
 
     Traceable: one loop for the full batches and one more call for the rest, so every row is computed exactly once.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 MOST = {"modes": 1 << 20, "latent_size": 1 << 16, "conv_size": 255}  # of a network that a file asks for
 MOST_OF_OTHERS = (1 << 63) - 1
@@ -18,8 +18,9 @@ def fill(default: Config, given: Any, called: Mapping[str, str] | None = None) -
     Raises ValueError for an unknown name, a value of another type, one too large, or one that the config refuses.
     """
     if not isinstance(given, dict):
-        raise ValueError(f"options are a {type(given).__name__}, expected a dict")
+        raise ValueError(f"{type(default).__name__} is a {type(given).__name__}, expected a dict")
     fields: dict[str, type] = {name: type(value) for name, value in vars(default).items()}
+    choices = {name: get_args(hint) for name, hint in get_type_hints(type(default)).items()}  # those of a Literal
     if unknown := sorted(given.keys() - fields.keys()):
         raise ValueError(f"unknown options {', '.join(unknown)}, there are {', '.join(fields)}")
     values = {}
@@ -27,6 +28,8 @@ def fill(default: Config, given: Any, called: Mapping[str, str] | None = None) -
         name, kind = (called or {}).get(field, field), fields[field]
         if type(value) not in ((int, float) if kind is float else (kind,)):
             raise ValueError(f"{name} is {value!r}, which is no {kind.__name__}")
+        if choices[field] and value not in choices[field]:
+            raise ValueError(f"{name} is {value!r}, there are {', '.join(choices[field])}")
         if type(value) is int and abs(value) > MOST.get(field, MOST_OF_OTHERS):
             raise ValueError(f"{name} is {value}, at most {MOST.get(field, MOST_OF_OTHERS)} can be read")
         values[field] = kind(value)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -150,7 +150,7 @@ class _Arrays(Mapping):
             raise ValueError(f"array {name} is compressed in an unknown way ({member.compress_type})")
         try:
             with self._archive.open(member) as stream:
-                return _read(stream, member.file_size)
+                return _read(cast(io.BufferedIOBase, stream), member.file_size)
         except Exception as error:  # a damaged archive fails in any way
             raise ValueError(f"array {name}: {error}") from error
 

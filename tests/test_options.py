@@ -96,7 +96,7 @@ def test_what_is_wrong_is_said():
         ({"modes": "3"}, "modes is '3', which is no int"),
         ({"modes": True}, "modes is True, which is no int"),
         ({"modes": 2**20 + 1}, "modes is 1048577, at most 1048576 can be read"),
-        ([], "options are a list, expected a dict"),
+        ([], "ModelConfig is a list, expected a dict"),
     ):
         with pytest.raises(ValueError, match=message):
             options.fill(ModelConfig(), values)

@@ -126,7 +126,10 @@ ALL_NAMES = (
     [
         (swap_names, ALL_NAMES),
         (spoil, "encoder_linear/bias has 2 values that are not finite$"),
-        (lambda a, r: a.update({"encoder_linear/bias": np.array([{}])}), "encoder_linear/bias: .*Python objects, which are never"),
+        (
+            lambda a, r: a.update({"encoder_linear/bias": np.array([{}])}),
+            "encoder_linear/bias: .*Python objects, which are never",
+        ),
         (lambda a, r: r.update(schema=2), r"newer version \(schema 2, this version reads 1\)"),
         (lambda a, r: r.pop("schema"), "not a release .schema is None, expected a number up to 1"),
         (lambda a, r: r.update(epoch=-1), "epoch is -1"),
@@ -135,7 +138,7 @@ ALL_NAMES = (
         (lambda a, r: r["model"].update(modes=10**12), "modes is 1000000000000, at most 1048576"),
         (lambda a, r: r["model"].update(conv_size=4), "conv size must be odd"),
         (lambda a, r: r["train"].update(momentum=1), "unknown options momentum"),
-        (lambda a, r: r.update(model=[]), "options are a list"),
+        (lambda a, r: r.update(model=[]), "ModelConfig is a list"),
     ],
 )
 def test_damaged_releases_are_refused_and_named(released, tmp_path, change, message):

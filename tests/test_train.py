@@ -81,6 +81,18 @@ def test_adam_is_the_published_one():
     )
 
 
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_a_batch_in_parts_has_the_loss_and_gradient_of_the_whole(fit_data, size, monkeypatch):
+    model, params = SpectralAutoencoder(MODEL), init_params(MODEL, jax.random.key(0))
+    batch, weights = jnp.asarray(fit_data.train_coefficients[:8]), jnp.array([0.2] * 5 + [0.0] * 3)
+    for given in (None, weights):
+        whole = train.loss_and_gradient(model, params, batch, given)
+        with monkeypatch.context() as patch:
+            patch.setattr(train, "meshes_at_once", lambda modes: size)
+            parts = train.loss_and_gradient(model, params, batch, given)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), parts, whole)
+
+
 def test_a_run_compiles_its_epoch_once(fit_data):
     train.train_resident.clear_cache()
     train.validate.clear_cache()
@@ -215,7 +227,7 @@ def test_unusable_options_are_refused_with_the_value(options, message):
     [
         (lambda r: r.update(schema=99), r"newer version \(schema 99, this version reads 1\)"),
         (lambda r: r["train"].update(warp=9), "warp"),
-        (lambda r: r.pop("model"), "model"),
+        (lambda r: r.pop("model"), "ModelConfig is a NoneType"),
         (lambda r: r["model"].update(latent_size=0), "latent size must be at least 1, not 0"),
         (lambda r: r["model"].update(latent_size=5), r"another network: .* is \(.*4.*\) in it and \(.*5.*\)"),
     ],
