@@ -85,6 +85,7 @@ def test_a_dataset_of_the_2022_layout_is_written(tmp_path):
     assert meshes == {mesh.tobytes() for mesh in coefficients}
 
 
+@pytest.mark.slow
 def test_a_cell_of_the_training_step(tmp_path):
     command = [sys.executable, BENCHMARKS / "train_step.py", "--freq", "64", "--batch", "4", "--rounds", "1", "--eager"]
     command += ["--json", tmp_path / "cell.json"]

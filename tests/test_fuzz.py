@@ -557,7 +557,7 @@ def log(folder: Path) -> Kind:
 
 KINDS: dict[str, tuple[Callable[[Path], Kind], int]] = {  # and how many in the slow run
     "pth": (pth, 8000),
-    "ckpt": (ckpt, 1500),
+    "ckpt": (ckpt, 600),
     "tar_2022": (layout_2022, 3000),
     "npy_2026": (layout_2026, 3000),
     "basis_npz": (basis, 2000),
@@ -577,7 +577,7 @@ KINDS: dict[str, tuple[Callable[[Path], Kind], int]] = {  # and how many in the 
 }
 
 
-@pytest.mark.parametrize("share", [0.02, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("share", [0.01, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", KINDS)
 def test_mutated_files_load_or_are_refused(name: str, share: float, tmp_path: Path, capsys) -> None:
     make, number = KINDS[name]

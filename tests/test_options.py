@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -27,14 +28,16 @@ def given_options(kind):
 
 def fields_of_their_types(kind):
     """All fields, each with any value of its own type."""
-    values = {int: st.integers() | st.integers(0, 99), float: st.floats(), str: st.text(max_size=9)}
-    parts = {field.name: values[type(field.default)] | st.just(field.default) for field in dataclasses.fields(kind)}
+    values = {int: st.integers() | st.integers(0, 99), float: st.floats()}
+    parts = {}
+    for name, hint in get_type_hints(kind).items():
+        parts[name] = values.get(hint, st.sampled_from(get_args(hint) or [0])) | st.just(getattr(kind, name))
     return st.fixed_dictionaries(parts)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_options_make_a_config_or_are_refused(kind):
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(given_options(kind) | PLAIN)
     def check(values):
         try:
@@ -53,7 +56,7 @@ def test_any_options_make_a_config_or_are_refused(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_values_of_the_right_types_construct_or_are_refused(kind):
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(fields_of_their_types(kind))
     def check(values):
         try:
@@ -96,6 +99,7 @@ def test_what_is_wrong_is_said():
         ({"modes": "3"}, "modes is '3', which is no int"),
         ({"modes": True}, "modes is True, which is no int"),
         ({"modes": 2**20 + 1}, "modes is 1048577, at most 1048576 can be read"),
+        ({"activation": "Relu"}, "activation is 'Relu', there are ELU, ReLU"),
         ([], "ModelConfig is a list, expected a dict"),
     ):
         with pytest.raises(ValueError, match=message):

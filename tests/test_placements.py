@@ -147,9 +147,11 @@ def test_eight_devices_train_as_one_does(fit_data, tmp_path):
         np.testing.assert_allclose(values, losses["device 1"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_train_as_one_does(data_folder, fit_data, tmp_path, count):
-    """Real processes on this machine, through the command line; placed on the devices, then streamed."""
+@pytest.mark.parametrize(
+    ("count", "placements"), [(2, ["stream"]), pytest.param(4, ["device", "stream"], marks=pytest.mark.slow)]
+)
+def test_processes_train_as_one_does(data_folder, fit_data, tmp_path, count, placements):
+    """Real processes on this machine, through the command line."""
     options = ["--batch-size", "12", "--epochs", "4", "--validate-every", "2", "--learning-rate", "1e-3"]
     config = TrainConfig(epochs=4, batch_size=12, learning_rate=1e-3, validate_every=2)
     expected = [
@@ -157,7 +159,7 @@ def test_processes_train_as_one_does(data_folder, fit_data, tmp_path, count):
         for progress in fitting.fit(ModelConfig(modes=32), config, fit_data)
         for figures in progress.figures.values()
     ]
-    for placement in ("device", "stream"):
+    for placement in placements:
         folder = tmp_path / placement
         with socket.socket() as free:
             free.bind(("localhost", 0))
