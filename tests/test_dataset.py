@@ -196,6 +196,7 @@ def test_demo_meshes_are_bodies_in_metres_with_the_pelvis_at_the_origin(demo_fol
     np.testing.assert_array_equal(data.basis.faces, body.faces)
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_records(demo_folder, tmp_path):
     again = recipes.demo(tmp_path / "again", num_modes=48)
     for path in demo_folder.iterdir():

@@ -12,7 +12,7 @@ from spectral_jax.train import TrainConfig
 MODEL = ModelConfig(modes=32, latent_size=4)
 
 
-@pytest.mark.parametrize("schedule", ["plateau", "cosine"])
+@pytest.mark.parametrize("schedule", ["plateau", pytest.param("cosine", marks=pytest.mark.slow)])
 def test_a_trial_is_a_training_of_its_own(fit_data, schedule):
     config = TrainConfig(epochs=5, batch_size=8, validate_every=2, schedule=schedule)
     trials = sweep.sweep(MODEL, config, fit_data, [1, 2], [1e-3, 3e-4])
