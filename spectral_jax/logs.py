@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 from spectral_jax import plain_files
@@ -16,15 +17,13 @@ class RunLog:
     """Writes each epoch's figures to both; opened at `epoch` epochs done, it drops later lines of an earlier try."""
 
     def __init__(self, run_folder: Path, epoch: int):
-        from tensorboardX import SummaryWriter
-
         path = run_folder / LOG_FILE
         kept = [line for line in read_log(run_folder) if line["epoch"] <= epoch]
         partial = path.with_name(path.name + ".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(partial, path)
         self._file = path.open("a", buffering=1)
-        self._events = SummaryWriter(str(run_folder / EVENTS_FOLDER), purge_step=epoch + 1, write_to_disk=True)
+        self._events = _summary_writer()(str(run_folder / EVENTS_FOLDER), purge_step=epoch + 1, write_to_disk=True)
 
     def write(self, epoch: int, figures: dict[str, float]) -> None:
         """Log the figures of the `epoch`-th epoch (1-based)."""
@@ -38,6 +37,19 @@ class RunLog:
     def __exit__(self, *_):
         self._file.close()
         self._events.close()
+
+
+def _summary_writer() -> type:
+    """tensorboardX's writer, imported without PyTorch: where that is installed it would take three seconds more."""
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if absent:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 def read_log(run_folder: str | Path) -> list[dict]:

@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -172,11 +171,9 @@ def test_debug_shows_the_traceback():
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_resume_continues_as_if_nothing_happened(data_folder, tmp_path, number, code):
-    def command(folder, *more):
-        return [sys.executable, ROOT / "train.py", "--run", folder, *more]
-
-    options = ["--data", data_folder, "--epochs", "300", *QUICK, "--validate-every", "50"]
-    process = subprocess.Popen(command(tmp_path / "stopped", *options), stderr=subprocess.PIPE, text=True)
+    options = ["--data", str(data_folder), "--epochs", "300", *QUICK, "--validate-every", "50"]
+    command = [sys.executable, ROOT / "train.py", "--run", tmp_path / "stopped", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while len(read_log(tmp_path / "stopped")) < 3:
         assert process.poll() is None
         time.sleep(0.02)
@@ -188,10 +185,9 @@ def test_a_signal_saves_and_resume_continues_as_if_nothing_happened(data_folder,
     assert run.load_run(tmp_path / "stopped").epoch == stopped_after < 300
     if number == signal.SIGTERM:  # once is enough for what follows
         return
-    subprocess.run(command(tmp_path / "stopped", "--resume", "--epochs", str(stopped_after + 3)), check=True)
-    subprocess.run(
-        command(tmp_path / "whole", *options, "--epochs", str(stopped_after + 3)), check=True, env=os.environ
-    )
+    more = ["--epochs", str(stopped_after + 3)]
+    assert main(["train", "--run", str(tmp_path / "stopped"), "--resume", *more]) == 0
+    assert main(["train", "--run", str(tmp_path / "whole"), *options, *more]) == 0
     ours, whole = run.load_run(tmp_path / "stopped"), run.load_run(tmp_path / "whole")
     for a, b in zip(flatten(ours.params), flatten(whole.params), strict=True):
         np.testing.assert_array_equal(a, b)
