@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes with BLAS threads of their own wait for each other
@@ -12,6 +13,10 @@ install_import_hook("spectral_jax", "beartype.beartype")
 # many tests compile the same program, some in processes of their own
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+# and half of the suite's time would be XLA's, were its code to be as fast as a user's: `XLA_FLAGS= make test` has that
+QUICKLY_COMPILED = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", QUICKLY_COMPILED)
 
 import jax
 import numpy as np
@@ -26,6 +31,27 @@ def basis_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPECTRAL_JAX_CACHE", str(tmp_path_factory.mktemp("bases")))
         yield
+
+
+# without the last ones Chromium asks its makers' servers for news
+CHROMIUM = (
+    "--headless=new --no-sandbox --disable-gpu --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader "
+    "--disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+).split()
+
+
+@pytest.fixture
+def browser():
+    """A headless Chromium of Playwright's; a test's own, as an event loop runs in this thread as long as it lives."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None and os.environ.get("SPECTRAL_JAX_BROWSER") != "required":
+        pytest.skip("no chromium on PATH: `apt install chromium` or the like")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, args=CHROMIUM)
+        yield launched
+        launched.close()
 
 
 @pytest.fixture(scope="session")

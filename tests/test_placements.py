@@ -137,7 +137,8 @@ print(json.dumps(losses))
 def test_eight_devices_train_as_one_does(fit_data, tmp_path):
     """12 meshes a batch, 8 in the last one: neither number of rows is a multiple of 8."""
     np.savez(tmp_path / "data.npz", **fit_data._asdict())
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
     command = [sys.executable, "-c", DEVICES, tmp_path / "data.npz"]
     printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     losses = json.loads(printed)
