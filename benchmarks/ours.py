@@ -22,9 +22,9 @@ def ours(config: ModelConfig, coefficients, batch: int, precision: Precision = "
 
     def run():
         nonlocal state, epoch
-        sums, span = Sums(np.float32(0), np.int32(-1)), Span(*map(np.int32, (epoch, 1, 0, steps)))
-        state, _, losses = train_resident(model, options, devices, state, sums, coefficients, key, span, rates)
-        losses.block_until_ready()
+        span = Span(*map(np.int32, (epoch, 1, 0, steps)))
+        state, sums = train_resident(model, options, devices, state, Sums(), coefficients, key, span, rates)
+        jax.block_until_ready(sums)
         epoch += 1
 
     return run

@@ -19,10 +19,12 @@ from tensorflow_datasets.proto import tf_example_pb2
 from spectral_jax import basis as spectral
 from spectral_jax.basis import SpectralBasis
 from spectral_jax.dataset import BASIS_FILE, MESH_FILE, METADATA_FILE, SCHEMA, Example
+from spectral_jax.locks import LOCK_FILE, locked
 from spectral_jax.mesh import Mesh, write_mesh
 
 DATASET = "spectral_meshes"
 MESHES_A_PART = 1024  # at least, in a record file: about as much is lost when a build is killed
+REPLACED = "replaced"  # where the dataset is put that another takes the place of
 
 
 class Skipped(NamedTuple):
@@ -95,6 +97,9 @@ def write(
     (unless `overwrite`) or a split is empty.
     """
     out = Path(out)
+    staging = out.parent / f".{out.name}.building"
+    if (staging / REPLACED).is_dir() and not out.exists():  # a process was killed between the renames at the end
+        os.replace(staging / REPLACED, out)
     check_free(out, overwrite)
     sources = {name: split if isinstance(split, Source) else _of(split) for name, split in splits.items()}
     metadata = {
@@ -107,12 +112,30 @@ def write(
     }
     modes = hashlib.sha256(np.asarray(basis.modes).tobytes()).hexdigest()
     build = json.dumps([metadata, modes, {name: [split.version, *split.names] for name, split in sources.items()}])
-    staging = out.parent / f".{out.name}.building"
+    with locked(staging, f"{out}: another process is building this dataset"):
+        _build(out, staging, build, basis, template, sources, metadata, watch)
+        shutil.rmtree(staging, ignore_errors=True)
+    return out
+
+
+def _build(
+    out: Path,
+    staging: Path,
+    build: str,
+    basis: SpectralBasis,
+    template: Mesh,
+    sources: Mapping[str, Source],
+    metadata: dict[str, Any],
+    watch: Callable[[str, int, int, int], None],
+) -> None:
+    """Make a dataset in the hidden folder, going on where the same build stopped, and move it to its name."""
     data, journal = staging / "data", staging / "journal"
     resumable = all(split.version for split in sources.values())
-    if not (resumable and (staging / "build").is_file() and (staging / "build").read_text() == build):
-        shutil.rmtree(staging, ignore_errors=True)
-        data.mkdir(parents=True)
+    begun = data.is_dir() and (staging / "build").is_file() and (staging / "build").read_text() == build
+    if not (resumable and begun):
+        for old in (path for path in staging.iterdir() if path.name != LOCK_FILE):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        data.mkdir()
         journal.mkdir()
         (staging / "build").write_text(build)
     try:
@@ -129,7 +152,7 @@ def write(
         (data / METADATA_FILE).write_text(json.dumps(metadata, indent=1))
         _describe(data, parts, basis.num_modes)
         if out.exists():
-            os.replace(out, staging / "replaced")
+            os.replace(out, staging / REPLACED)
         os.replace(data, out)
     except BaseException as error:
         kept = sum(json.loads(path.read_text())["meshes"] for path in journal.glob("[!.]*"))
@@ -138,8 +161,6 @@ def write(
         else:
             shutil.rmtree(staging, ignore_errors=True)
         raise
-    shutil.rmtree(staging, ignore_errors=True)
-    return out
 
 
 def check_free(out: Path, overwrite: bool) -> None:

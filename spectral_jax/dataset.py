@@ -171,7 +171,7 @@ def read_split(
             if vertices is None:
                 vertices = np.empty((len(rows), data.basis.num_vertices, 3), np.float32)
             vertices[i] = example.vertices
-        if not np.isfinite(coefficients[i]).all():
+        if not (np.isfinite(coefficients[i]).all() and (vertices is None or np.isfinite(vertices[i]).all())):
             raise ValueError(
                 f"{data.path}: mesh {row} of split {split} ({example.file}) has values that are not finite"
             )

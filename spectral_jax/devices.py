@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,12 @@ def initialise(coordinator: str | None = None, num_processes: int | None = None,
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"cannot join the other processes: {error}") from error
+
+
+def make_deterministic() -> None:
+    """Have XLA use deterministic kernels alone on a GPU, none chosen by the clock. Call before anything else."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0".strip()
 
 
 def is_main() -> bool:

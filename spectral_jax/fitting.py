@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -89,27 +90,34 @@ def fit(
             per_step = (time.perf_counter() - start) / done.steps
             plateau, epoch, validation_mm, best_mm = position[1:5]
             figures: dict[int, dict[str, float]] = {}
-            for i, loss in enumerate(done.losses):
+            for i, sums in enumerate(done.epochs):
                 epoch, seconds = epoch + 1, seconds + per_step * (loop.steps - (0 if i else position.step))
+                if not sums.meshes:
+                    raise FloatingPointError(f"the loss or its gradient is not finite in any step of epoch {epoch}")
                 figures[epoch] = {
-                    "spectral_train_loss": loss,
+                    "spectral_train_loss": float(sums.loss / sums.meshes),
                     "learning_rate": plateau.learning_rate if config.schedule == "plateau" else float(rates[i, -1]),
+                    "gradient_norm": float(sums.gradient_norm / (loop.steps - sums.skipped)),
                     "epoch_time": seconds,
                     "meshes_per_second": loop.num_meshes / seconds,
                 }
+                if config.skip_bad_steps:
+                    figures[epoch]["skipped_steps"] = int(sums.skipped)
                 seconds = 0.0
                 due = epoch % config.validate_every == 0
                 if due or epoch == config.epochs:
                     errors = jax.device_get(validate(model, done.state.params, *validation))
                     spatial, spectral = (float(np.mean(e, dtype=np.float64)) for e in errors)
+                    if not math.isfinite(spatial):
+                        raise FloatingPointError(f"validation error {spatial} mm after epoch {epoch}")
                     figures[epoch] |= {"spectral_validation_loss": spectral, "spatial_validation_loss": spatial}
                     best_mm = spatial if best_mm is None else min(best_mm, spatial)
                 if due:  # the plateau rule sees no validation that a longer run would not have made
                     validation_mm = figures[epoch]["spatial_validation_loss"]
                 if validation_mm is not None:
                     plateau = step_plateau(plateau, validation_mm)
-            seconds += per_step * (done.step - (0 if done.losses else position.step))
-            position = Position(done.state, plateau, epoch, validation_mm, best_mm, done.step, done.loss_sum)
+            seconds += per_step * (done.step - (0 if done.epochs else position.step))
+            position = Position(done.state, plateau, epoch, validation_mm, best_mm, done.step, done.sums)
             yield Progress(position, figures, loop.num_meshes / (per_step * loop.steps))
             start = time.perf_counter()
 
@@ -130,12 +138,12 @@ def learning_rates(
 
 
 class _Dispatched(NamedTuple):
-    """What came of a dispatch: the state, losses of the epochs it finished, step and sum of losses in the next one."""
+    """What came of a dispatch of `steps` steps: the state, sums of the epochs it ended, step and sums of the next."""
 
     state: TrainState
-    losses: list[float]
+    epochs: list[Sums]
     step: int
-    loss_sum: float
+    sums: Sums
     steps: int
 
 
@@ -153,19 +161,18 @@ class _ResidentLoop:
         """One dispatch from the position."""
         span = self._span(position)
         start = time.perf_counter()
-        state, sums, losses = train_resident(
-            *self._arguments, position.state, _sums(position), self._coefficients, self._key, span, rates
+        state, sums = train_resident(
+            *self._arguments, position.state, position.sums, self._coefficients, self._key, span, rates
         )
-        losses, sums = jax.device_get((losses[: span.count], sums))
+        every = [Sums(*values) for values in zip(*jax.device_get(sums), strict=True)][: span.count]
         taken = (span.count - 1) * self.steps + span.stop - span.start
         self._dispatches, self._step_seconds = self._dispatches + 1, (time.perf_counter() - start) / taken
-        if sums.bad_step >= 0:
-            i = int(np.argmin(np.isfinite(losses)))
-            raise _not_finite(losses[i], position.epoch + i, int(sums.bad_step), rates[i, sums.bad_step])
+        for i, sums in enumerate(every):
+            _check_finite(sums, position.epoch + i, 0, rates[i])
         if span.stop == self.steps:
-            yield _Dispatched(state, [_mean(loss, self.num_meshes) for loss in losses], 0, 0.0, taken)
+            yield _Dispatched(state, every, 0, Sums(), taken)
         else:
-            yield _Dispatched(state, [], int(span.stop), float(sums.loss), taken)
+            yield _Dispatched(state, [], int(span.stop), every[0], taken)
 
     def _span(self, position: Position) -> Span:
         """The steps to take next; int32 for jit."""
@@ -195,7 +202,7 @@ class _BlockLoop:
         _, config, mesh = self._arguments
         order = np.asarray(epoch_order(self._key, position.epoch, self.num_meshes, config.batch_size, mesh.size))
         blocks = feed.blocks(self._train, order[position.step :], mesh, self._storage)
-        state, sums, step = position.state, _sums(position), position.step
+        state, sums, step = position.state, position.sums, position.step
         block = next(blocks)
         while block is not None:
             meshes, counts, count = block
@@ -205,26 +212,23 @@ class _BlockLoop:
             state, sums = train_block(*self._arguments, state, sums, meshes, counts, numbers, own, np.int32(count))
             block = next(blocks, None)
             sums = jax.device_get(sums)
-            if sums.bad_step >= 0:
-                raise _not_finite(sums.loss, position.epoch, step + int(sums.bad_step), own[sums.bad_step])
+            _check_finite(sums, position.epoch, step, own)
             step += count
             if step == self.steps:
-                yield _Dispatched(state, [_mean(sums.loss, self.num_meshes)], 0, 0.0, count)
+                yield _Dispatched(state, [sums], 0, Sums(), count)
             else:
-                yield _Dispatched(state, [], step, float(sums.loss), count)
+                yield _Dispatched(state, [], step, sums, count)
 
 
 def _key_data(config: TrainConfig) -> Array:
     return jax.random.key_data(jax.random.fold_in(jax.random.key(config.seed), 1))
 
 
-def _mean(loss_sum: Any, num_meshes: int) -> float:
-    return float(np.float32(loss_sum) / np.float32(num_meshes))  # XLA would multiply by a rounded 1 / num_meshes
-
-
-def _sums(position: Position) -> Sums:
-    return Sums(np.float32(position.loss_sum), np.int32(-1))
-
-
-def _not_finite(loss: Any, epoch: int, step: int, rate: Any) -> FloatingPointError:
-    return FloatingPointError(f"loss {loss} in epoch {epoch + 1}, step {step + 1}, at learning rate {rate:.3g}")
+def _check_finite(sums: Sums, epoch: int, start: int, rates: np.ndarray) -> None:
+    """Raise FloatingPointError for a bad step of a dispatch, whose first step is `start`, with these rates."""
+    step = int(sums.bad_step)
+    if step >= 0:
+        raise FloatingPointError(
+            f"the loss or its gradient is not finite in epoch {epoch + 1}, step {start + step + 1}, "
+            f"at learning rate {rates[step]:.3g}"
+        )

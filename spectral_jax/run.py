@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
 import shutil
@@ -17,10 +16,11 @@ from typing import Any, Literal
 import jax
 
 from spectral_jax import basis as spectral
-from spectral_jax import checkpoint, devices, fitting, options, plain_files
+from spectral_jax import checkpoint, devices, fitting, options, plain_files, provenance
 from spectral_jax.basis import SpectralBasis
 from spectral_jax.feed import Storage
 from spectral_jax.fitting import FitData, Progress
+from spectral_jax.locks import LOCK_FILE, locked
 from spectral_jax.logs import RunLog
 from spectral_jax.model import ModelConfig, SpectralAutoencoder
 from spectral_jax.train import Position, TrainConfig
@@ -28,6 +28,7 @@ from spectral_jax.train import Position, TrainConfig
 SCHEMA = 1
 CHECKPOINT_SECONDS = 600  # at most between checkpoints, whatever the epochs take
 CONFIG_FILE, BASIS_FILE = "config.json", "basis.npz"
+PARTIAL_FILE = f"{CONFIG_FILE}.partial"
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,24 @@ class Run:
     epoch: int
 
 
-def save_config(folder: Path, config: RunConfig) -> None:
-    """Write config.json with the versions that made it."""
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
-    record = {
-        "schema": SCHEMA,
-        **dataclasses.asdict(config),
-        "versions": versions,
-        "device": jax.devices()[0].device_kind,
-    }
-    partial = folder / (CONFIG_FILE + ".partial")
+def save_config(folder: Path, config: RunConfig, data: str | Path | None = None) -> None:
+    """Write config.json; to its history go the time, versions, revision, devices and fingerprint of the data here."""
+    path = folder / CONFIG_FILE
+    history = _history(plain_files.read_json(path)) if path.is_file() else []
+    record = {"schema": SCHEMA, **dataclasses.asdict(config), "history": [*history, provenance.record(data)]}
+    partial = folder / PARTIAL_FILE
     partial.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(partial, folder / CONFIG_FILE)
+    os.replace(partial, path)
+
+
+def _history(record: dict[str, Any]) -> list[Any]:
+    history = record.get("history")
+    return history if isinstance(history, list) else []
+
+
+def load_history(folder: str | Path) -> list[dict[str, Any]]:
+    """What config.json tells of every start of a run, oldest first."""
+    return [entry for entry in _history(plain_files.read_json(Path(folder) / CONFIG_FILE)) if isinstance(entry, dict)]
 
 
 def load_config(folder: str | Path) -> RunConfig:
@@ -82,23 +89,40 @@ def load_config(folder: str | Path) -> RunConfig:
 
 
 def check_free(folder: str | Path, overwrite: bool = False) -> None:
-    """Raise ValueError when the folder holds anything, unless `overwrite` and what it holds is a run."""
+    """Raise ValueError when the folder holds anything, unless `overwrite` and what it holds is a run.
+
+    What a process leaves that was killed while it made the folder is nothing.
+    """
     folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= {LOCK_FILE, PARTIAL_FILE}):
         if not overwrite:
             raise ValueError(f"{folder} exists already: --resume continues it, --overwrite replaces it")
         if not (folder / CONFIG_FILE).is_file():
             raise ValueError(f"{folder} is not a run folder ({CONFIG_FILE} is missing): not overwritten")
 
 
-def create(folder: str | Path, config: RunConfig, basis: SpectralBasis, overwrite: bool = False) -> Path:
-    """Make a new run folder. Raises ValueError as `check_free` does."""
+def hold(folder: str | Path) -> contextlib.AbstractContextManager[None]:
+    """Keep a run folder to this process. Raises ValueError when it is another's; one that crashed holds nothing."""
+    return locked(Path(folder), f"{folder}: another process is training this run")
+
+
+def create(
+    folder: str | Path, config: RunConfig, basis: SpectralBasis, overwrite: bool = False, data: Path | None = None
+) -> Path:
+    """Make a new run folder. Raises ValueError as `check_free` does. Killed at any moment, it can be made again."""
     folder = Path(folder)
     check_free(folder, overwrite)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG_FILE):  # without it it would be no run
+        if old.is_dir():
+            hidden = folder / f".{old.name.removeprefix('.')}"
+            if old != hidden:
+                shutil.rmtree(hidden, ignore_errors=True)
+            shutil.rmtree(old.rename(hidden))  # half of a checkpoint is never in a checkpoint's place
+        elif old.name != LOCK_FILE:
+            old.unlink()
+    save_config(folder, config, data)
     spectral.save(folder / BASIS_FILE, basis)
-    save_config(folder, config)
     return folder
 
 
@@ -138,32 +162,42 @@ def train_run(
 
     Logs every epoch; checkpoints `last` at every validation and every ten minutes, and `best` at the lowest validation
     error. `on_start` is told the position that training starts from, if any; when `should_stop()` is true after a
-    dispatch, the position is checkpointed and training ends. Of several processes the main one writes.
+    dispatch, the position is checkpointed and training ends. Of several processes the main one writes. Raises
+    ValueError when another process trains the run.
     """
     folder, main = Path(folder), devices.is_main()
     config = load_config(folder)
-    position, best_mm = None, None
-    if (folder / "last").is_dir() and any((folder / "last").iterdir()):
-        position = checkpoint.restore(folder / "last", config.model, config.train)
-        best_mm = position.best_mm
+    position = kept = None
+    if checkpoint.find(folder / "last"):
+        position = kept = checkpoint.restore(folder / "last", config.model, config.train)
+    best_mm = position.best_mm if position else None
     on_start(position)
     saved = time.monotonic()
-    with RunLog(folder, position.epoch if position else 0) if main else contextlib.nullcontext() as log:
-        for progress in fitting.fit(config.model, config.train, data, position, storage=storage):
-            position = progress.position
-            late = time.monotonic() - saved > CHECKPOINT_SECONDS
-            stopping, late = devices.largest(int(should_stop()), int(late))
-            if log is not None:
-                for epoch, figures in progress.figures.items():
-                    log.write(epoch, figures)
-            if position.best_mm != best_mm:
-                best_mm = position.best_mm
-                checkpoint.save(folder / "best", position)
-            validated = any("spatial_validation_loss" in figures for figures in progress.figures.values())
-            if validated or stopping or late:
-                checkpoint.save(folder / "last", position)
-                saved = time.monotonic()
-            yield progress
-            if stopping:
-                break
+    try:
+        with (
+            hold(folder) if main else contextlib.nullcontext(),
+            RunLog(folder, position.epoch if position else 0) if main else contextlib.nullcontext() as log,
+        ):
+            for progress in fitting.fit(config.model, config.train, data, position, storage=storage):
+                position = progress.position
+                late = time.monotonic() - saved > CHECKPOINT_SECONDS
+                stopping, late = devices.largest(int(should_stop()), int(late))
+                if log is not None:
+                    for epoch, figures in progress.figures.items():
+                        log.write(epoch, figures)
+                if position.best_mm != best_mm:
+                    best_mm = position.best_mm
+                    checkpoint.save(folder / "best", position)
+                validated = any("spatial_validation_loss" in figures for figures in progress.figures.values())
+                if validated or stopping or late:
+                    checkpoint.save(folder / "last", position)
+                    kept, saved = position, time.monotonic()
+                yield progress
+                if stopping:
+                    break
+    except (FloatingPointError, OSError, ValueError) as error:
+        if kept:
+            steps = f" and {kept.step} steps" if kept.step else ""
+            error.add_note(f"the checkpoint after {kept.epoch} epochs{steps} is kept")
+        raise
     devices.wait_for_all("trained")

@@ -49,7 +49,6 @@ def sweep(
     validation_mm: list[float | None] = [None] * len(configs)
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(init_state(model_config, c) for c in configs))
     keys = jnp.stack([jax.random.fold_in(jax.random.key(c.seed), 1) for c in configs])
-    sums = Sums(np.zeros(len(configs), np.float32), np.full(len(configs), -1, np.int32))
     train, *validation = jax.device_put(tuple(data))
     steps, epoch = num_steps(len(train), config.batch_size), 0
     while epoch < config.epochs:
@@ -58,7 +57,7 @@ def sweep(
         every = config.validate_every
         count = min(ahead.shape[1], every - epoch % every, config.epochs - epoch)
         span = Span(*(np.int32(number) for number in (epoch, count, 0, steps)))
-        states, _, _ = _train(model, config, states, sums, train, keys, span, ahead)
+        states = _train(model, config, states, train, keys, span, ahead)
         epoch += count
         due, errors = epoch % every == 0, None
         if due or epoch == config.epochs:
@@ -76,10 +75,9 @@ def sweep(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _train(model, config, states, sums, coefficients, keys, span, rates):
-    return jax.vmap(functools.partial(train_epochs, model, config), in_axes=(0, 0, None, 0, None, 0))(
-        states, sums, coefficients, keys, span, rates
-    )
+def _train(model, config, states, coefficients, keys, span, rates):
+    epochs = functools.partial(train_epochs, model, config)
+    return jax.vmap(epochs, in_axes=(0, None, None, 0, None, 0))(states, Sums(), coefficients, keys, span, rates)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
@@ -46,6 +47,10 @@ class TrainConfig:
     """Seed of the initial parameters and of the shuffling."""
     precision: Precision = "default"
     """Of the network's arithmetic: the device's default (TF32 on recent NVIDIA GPUs), full float32, or bfloat16."""
+    clip_norm: float = 0.0
+    """Norm that longer gradients are scaled down to; 0: none are."""
+    skip_bad_steps: bool = False
+    """Leave out a step whose loss or gradient is not finite, instead of ending there."""
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "validate_every"):
@@ -53,6 +58,8 @@ class TrainConfig:
                 raise ValueError(f"{name.replace('_', ' ')} must be at least 1, not {getattr(self, name)}")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning rate must be positive, not {self.learning_rate}")
+        if not 0 <= self.clip_norm < float("inf"):
+            raise ValueError(f"clip norm must be at least 0, not {self.clip_norm}")
         if not 0 <= self.beta2 < 1:
             raise ValueError(f"beta2 must be at least 0 and below 1, not {self.beta2}")
         if self.schedule not in ("plateau", "cosine"):
@@ -71,6 +78,17 @@ class TrainState:
     step: Any
 
 
+class Sums(NamedTuple):
+    """Kept through an epoch of its steps so far: sums over meshes of the loss, and of the meshes themselves; sums over
+    steps of the gradient's norm, and of those left out; and the first step (or -1) with something not finite."""
+
+    loss: Any = np.float32(0)
+    meshes: Any = np.float32(0)
+    gradient_norm: Any = np.float32(0)
+    skipped: Any = np.int32(0)
+    bad_step: Any = np.int32(-1)
+
+
 class Position(NamedTuple):
     """Where training stands: `epoch` epochs done and `step` steps of the next, with all that the rest depends on."""
 
@@ -80,7 +98,7 @@ class Position(NamedTuple):
     validation_mm: float | None = None
     best_mm: float | None = None
     step: int = 0
-    loss_sum: float = 0.0
+    sums: Sums = Sums()
 
 
 def init_state(model_config: ModelConfig, config: TrainConfig) -> TrainState:
@@ -146,8 +164,8 @@ def train_step(
     weights: Float[Array, "batch"] | None = None,
     config: TrainConfig = TrainConfig(),
     axis: str | None = None,
-) -> tuple[TrainState, Float[Array, ""]]:
-    """One Adam step (betas 0.9 and the config's, eps 1e-8, no weight decay) and the loss before it.
+) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
+    """One Adam step (betas 0.9 and the config's, eps 1e-8, no weight decay), and loss and gradient's norm before it.
 
     Inside a `shard_map` over `axis` each device has its part of the batch and takes the step of the whole, after a sum
     over devices of the gradients and the loss.
@@ -158,9 +176,16 @@ def train_step(
         loss, gradient = unravel(lax.psum(flat, axis))
     elif axis:
         loss, gradient = lax.psum((loss, gradient), axis)
+    norm: Any = optax.tree.norm(gradient)
+    if config.clip_norm:
+        gradient = jax.tree.map(lambda g: g * jnp.minimum(1, config.clip_norm / norm), gradient)
     direction, opt_state = optax.scale_by_adam(b2=config.beta2).update(gradient, state.opt_state)
     params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
-    return TrainState(params, opt_state, state.step + 1), loss
+    after = TrainState(params, opt_state, state.step + 1)
+    if config.skip_bad_steps:
+        good = jnp.isfinite(loss) & jnp.isfinite(norm)
+        after = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state)
+    return after, loss, norm
 
 
 def num_steps(num_meshes: int, batch_size: int) -> int:
@@ -180,13 +205,6 @@ def epoch_order(
     steps = num_steps(num_meshes, batch_size)
     order = jnp.pad(order, (0, steps * batch_size - num_meshes), constant_values=-1).reshape(steps, batch_size)
     return jnp.pad(order, ((0, 0), (0, -batch_size % num_devices)), constant_values=-1)
-
-
-class Sums(NamedTuple):
-    """Kept through an epoch: the losses of its meshes summed, and the first step (or -1) whose loss is not finite."""
-
-    loss: Any
-    bad_step: Any
 
 
 def train_steps(
@@ -212,10 +230,14 @@ def train_steps(
         state, sums = carry
         coefficients, counts, number = batch(step)
         weights, coefficients = counts / number, coefficients.astype(jnp.float32)
-        state, loss = train_step(model, state, coefficients, learning_rates[step], weights, config, axis)
-        bad_step = jnp.where((sums.bad_step < 0) & ~jnp.isfinite(loss), step, sums.bad_step)
+        state, loss, norm = train_step(model, state, coefficients, learning_rates[step], weights, config, axis)
         total = lax.optimization_barrier(loss * number)  # rounded by itself in every program this is part of
-        return state, Sums(sums.loss + total, bad_step)
+        good = jnp.isfinite(loss) & jnp.isfinite(norm)
+        if config.skip_bad_steps:
+            added = (jnp.where(good, value, 0) for value in (total, number, norm))
+            return state, Sums(*map(jnp.add, sums, added), sums.skipped + ~good, sums.bad_step)
+        bad_step = jnp.where((sums.bad_step < 0) & ~good, step, sums.bad_step)
+        return state, Sums(*map(jnp.add, sums, (total, number, norm)), sums.skipped, bad_step)
 
     return lax.fori_loop(start, stop, body, (state, sums))
 
@@ -240,14 +262,16 @@ def train_epochs(
     learning_rates: Float[Array, "epoch step"],
     num_devices: int = 1,
     axis: str | None = None,
-) -> tuple[TrainState, Sums, Float[Array, "epoch"]]:
-    """The steps of a span over coefficients that are all here, and the summed losses of each of its epochs so far.
+) -> tuple[TrainState, Sums]:
+    """The steps of a span over coefficients that are all here, and the sums of each of its epochs (epoch).
 
-    `sums` are those of the epoch that the span begins in. Span and rates are data: they never recompile.
+    `sums` are those so far of the epoch that the span begins in. Span and rates are data: they never recompile.
     """
 
+    fresh = jax.tree.map(jnp.asarray, Sums())
+
     def body(i, carry):
-        state, sums, losses = carry
+        state, every = carry
         order = epoch_order(key, span.epoch + i, len(coefficients), config.batch_size, num_devices)
         numbers = jnp.sum(order >= 0, axis=1, dtype=jnp.float32)
         if axis:
@@ -255,16 +279,16 @@ def train_epochs(
             order = lax.dynamic_slice_in_dim(order, lax.axis_index(axis) * rows, rows, axis=1)
         start = jnp.where(i == 0, span.start, 0)
         stop = jnp.where(i == span.count - 1, span.stop, len(order))
-        sums = Sums(jnp.where(start == 0, 0, sums.loss), sums.bad_step)
+        so_far = jax.tree.map(lambda first, zero: jnp.where(i == 0, first, zero), sums, fresh)
 
         def batch(step):
             return coefficients[order[step]], (order[step] >= 0).astype(jnp.float32), numbers[step]
 
-        state, sums = train_steps(model, config, state, sums, batch, learning_rates[i], start, stop, axis)
-        return state, sums, losses.at[i].set(sums.loss)
+        state, done = train_steps(model, config, state, so_far, batch, learning_rates[i], start, stop, axis)
+        return state, jax.tree.map(lambda values, value: values.at[i].set(value), every, done)
 
-    losses = jnp.zeros(len(learning_rates))
-    return lax.fori_loop(0, span.count, body, (state, sums, losses))
+    every = jax.tree.map(lambda zero: jnp.broadcast_to(zero, len(learning_rates)), fresh)
+    return lax.fori_loop(0, span.count, body, (state, every))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "config", "mesh"), donate_argnames="state")

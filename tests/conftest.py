@@ -33,11 +33,9 @@ def basis_cache(tmp_path_factory):
         yield
 
 
-# without the last ones Chromium asks its makers' servers for news
-CHROMIUM = (
-    "--headless=new --no-sandbox --disable-gpu --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader "
-    "--disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-).split()
+SOFTWARE_WEBGL = "--headless=new --no-sandbox --disable-gpu --use-gl=angle --use-angle=swiftshader"
+SILENT = "--no-first-run --disable-quic --disable-background-networking --disable-component-update --disable-sync"
+CHROMIUM = f"{SOFTWARE_WEBGL} --enable-unsafe-swiftshader {SILENT}"
 
 
 @pytest.fixture
@@ -49,7 +47,7 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=path, args=CHROMIUM)
+        launched = playwright.chromium.launch(executable_path=path, args=CHROMIUM.split())
         yield launched
         launched.close()
 

@@ -37,7 +37,7 @@ def test_train_leaves_a_run_that_loads_and_works(trained, data_folder):
     assert latents.shape == (1, 4)
     decoded = loaded.model.apply({"params": loaded.params}, latents, method="decode")
     assert sj.reconstruct(loaded.basis, decoded).shape == (1, 162, 3)
-    assert {p.name for p in trained.iterdir()} == {"basis.npz", "best", "config.json", "last", "log.jsonl", "tb_logs"}
+    assert {p.name for p in trained.glob("[!.]*")} == {"basis.npz", "best", "config.json", "last", "log.jsonl", "tb_logs"}
 
 
 def test_eval_prints_the_table_and_writes_the_figures(trained, tmp_path, capsys):

@@ -260,7 +260,7 @@ def test_imported_checkpoint_continues_training(tmp_path, saved):
     step = jit(train_step, static_argnums=0)
     losses, state = [], position.state
     for _ in range(3):
-        state, loss = step(SpectralAutoencoder(CONFIG), state, batch, position.plateau.learning_rate)
+        state, loss, _ = step(SpectralAutoencoder(CONFIG), state, batch, position.plateau.learning_rate)
         losses.append(float(loss))
     assert state.step == 243
     assert losses[0] > losses[1] > losses[2]
@@ -413,7 +413,7 @@ def test_torch_continues_an_exported_checkpoint(tmp_path):
     with jax.enable_x64(True):
         state = jax.tree.map(lambda x: jnp.asarray(x, np.float64 if x.ndim else x.dtype), position.state)
         rate = position.plateau.learning_rate
-        state, _ = jit(train_step, static_argnums=0)(SpectralAutoencoder(CONFIG), state, jnp.asarray(batch), rate)
+        state, *_ = jit(train_step, static_argnums=0)(SpectralAutoencoder(CONFIG), state, jnp.asarray(batch), rate)
         params = state_dict_from_params(jax.device_get(state.params))
     for name, parameter in module.named_parameters():
         assert np.abs(params[name] - parameter.detach().numpy()).max() <= 1e-10, name

@@ -1,12 +1,14 @@
+import dataclasses
 import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from spectral_jax import fitting, run, train
+from spectral_jax import feed, fitting, run, train
 from spectral_jax.logs import read_log
 from spectral_jax.metrics import map_batches, summarise, vertex_errors_mm
 from spectral_jax.model import ModelConfig, SpectralAutoencoder, init_params
@@ -54,23 +56,26 @@ def test_an_epoch_is_the_steps_one_by_one_with_the_smaller_last_batch(fit_data):
     assert order[44:].tolist() == [-1] * 4
     order = order[:44]
     rates = np.linspace(1e-3, 5e-4, train.num_steps(len(data), 8)).astype(np.float32)
-    state, losses = train.init_state(MODEL, TRAIN), []
+    state, losses, norms = train.init_state(MODEL, TRAIN), [], []
     for start, rate in zip(range(0, len(data), 8), rates, strict=True):
         batch = data[order[start : start + 8]]
-        state, loss = STEP(model, state, batch, rate)
+        state, loss, norm = STEP(model, state, batch, rate)
         losses.append(float(loss) * len(batch))
-    sums, span = train.Sums(np.float32(0), np.int32(-1)), train.Span(0, 1, 0, 6)
+        norms.append(float(norm))
+    sums, span = train.Sums(), train.Span(0, 1, 0, 6)
     epochs = jax.jit(train.train_epochs, static_argnums=(0, 1))
-    epoch_state, sums, _ = epochs(model, TRAIN, train.init_state(MODEL, TRAIN), sums, data, key, span, rates[None])
+    epoch_state, sums = epochs(model, TRAIN, train.init_state(MODEL, TRAIN), sums, data, key, span, rates[None])
     assert int(epoch_state.step) == 6
-    assert float(sums.loss) / len(data) == pytest.approx(sum(losses) / len(data), rel=1e-5)
+    assert (sums.meshes, sums.skipped, sums.bad_step) == (44, 0, -1)
+    assert float(sums.loss[0]) == pytest.approx(sum(losses), rel=1e-5)
+    assert float(sums.gradient_norm[0]) == pytest.approx(sum(norms), rel=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), epoch_state.params, state.params)
 
 
 def test_adam_is_the_published_one():
     """First step by hand: the moments are 0.1 g and 0.001 g^2, bias-corrected to g and g^2; eps outside the root."""
     state = train.init_state(MODEL, TRAIN)
-    after, _ = STEP(
+    after, *_ = STEP(
         SpectralAutoencoder(MODEL), state, jax.random.normal(jax.random.key(1), (8, 32, 3)), np.float32(0.01)
     )
     gradient = jax.tree.map(lambda m: m / 0.1, after.opt_state.mu)
@@ -79,6 +84,68 @@ def test_adam_is_the_published_one():
     jax.tree.map(
         lambda v, g: np.testing.assert_allclose(v, 0.001 * g**2, rtol=1e-4, atol=1e-20), after.opt_state.nu, gradient
     )
+
+
+def test_longer_gradients_are_scaled_to_the_norm_and_shorter_ones_kept():
+    """The first moment after one step is a tenth of the gradient that was used."""
+    state, batch = train.init_state(MODEL, TRAIN), jax.random.normal(jax.random.key(1), (8, 32, 3))
+
+    def used(clip_norm):
+        config = dataclasses.replace(TRAIN, clip_norm=clip_norm)
+        after, _, norm = jax.jit(train.train_step, static_argnums=(0, 5))(
+            SpectralAutoencoder(MODEL), state, batch, np.float32(1e-3), None, config
+        )
+        return jax.tree.map(lambda m: m / 0.1, after.opt_state.mu), float(norm)
+
+    whole, norm = used(0.0)
+    assert float(optax.tree.norm(whole)) == pytest.approx(norm, rel=1e-5)
+    clipped, told = used(norm / 4)
+    assert told == pytest.approx(norm, rel=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b / 4, rtol=1e-4, atol=1e-9), clipped, whole)
+    jax.tree.map(np.testing.assert_array_equal, used(2 * norm)[0], whole)
+
+
+def spoiled(fit_data):
+    """The data with two meshes, one that no float32 loss can hold and one whose loss it holds but not its gradient."""
+    coefficients = np.array(fit_data.train_coefficients)
+    coefficients[7], coefficients[12] = 1e30, 1e17
+    return fit_data._replace(train_coefficients=coefficients)
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_training_ends_at_a_loss_that_is_not_finite_and_keeps_its_checkpoint(fit_data, sphere_basis, tmp_path, blocks):
+    config = run.RunConfig(MODEL, dataclasses.replace(TRAIN, epochs=4), "data")
+    folder = run.create(tmp_path / "run", config, sphere_basis)
+    stop = iter([False, True])
+    for _ in run.train_run(folder, fit_data, should_stop=lambda: next(stop)):
+        pass
+    kept = run.load_run(folder)
+    broken = spoiled(fit_data)
+    if blocks:
+        broken = broken._replace(train_coefficients=feed.Blocks(np.asarray(broken.train_coefficients), 32))
+    with pytest.raises(FloatingPointError) as raised:
+        for _ in run.train_run(folder, broken):
+            pass
+    order = np.asarray(train.epoch_order(jax.random.fold_in(jax.random.key(TRAIN.seed), 1), kept.epoch, 44, 8))
+    step = 1 + min(int(np.argwhere(order == mesh)[0, 0]) for mesh in (7, 12))
+    assert str(raised.value) == (
+        f"the loss or its gradient is not finite in epoch {kept.epoch + 1}, step {step}, at learning rate 0.001"
+    )
+    assert raised.value.__notes__ == [f"the checkpoint after {kept.epoch} epochs is kept"]
+    jax.tree.map(np.testing.assert_array_equal, run.load_run(folder).params, kept.params)
+
+
+def test_bad_steps_are_left_out_if_that_is_wanted(fit_data):
+    config = dataclasses.replace(TRAIN, epochs=2, skip_bad_steps=True)
+    history = figures_of(config, spoiled(fit_data))
+    assert {figures["skipped_steps"] for figures in history} <= {1, 2}
+    assert all(math.isfinite(value) for figures in history for value in figures.values())
+    clean = figures_of(config, fit_data)
+    assert [figures["skipped_steps"] for figures in clean] == [0, 0]
+    plain = figures_of(dataclasses.replace(config, skip_bad_steps=False), fit_data)
+    np.testing.assert_allclose(*([f["spectral_train_loss"] for f in each] for each in (clean, plain)), rtol=1e-5)
+    with pytest.raises(FloatingPointError, match="not finite in any step of epoch 1"):
+        figures_of(config, fit_data._replace(train_coefficients=np.full((44, 32, 3), 1e30, np.float32)))
 
 
 def test_a_batch_in_parts_has_the_loss_and_gradient_of_the_whole(fit_data, monkeypatch):
@@ -175,18 +242,6 @@ def test_tensorboard_gets_the_published_names(fit_data, sphere_basis, tmp_path):
     } <= names  # fmt: skip
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(fit_data, sphere_basis, tmp_path):
-    folder = run.create(tmp_path / "run", run.RunConfig(MODEL, TRAIN, "data"), sphere_basis)
-    for progress in run.train_run(folder, fit_data, should_stop=lambda: True):
-        assert (progress.position.epoch, progress.position.step) == (1, 0)
-    broken = fit_data._replace(train_coefficients=np.full_like(fit_data.train_coefficients, np.nan))
-    with pytest.raises(FloatingPointError, match=r"loss nan in epoch 2, step 1, at learning rate 0\.001"):
-        train_all(folder, broken)
-    loaded = run.load_run(folder)
-    assert loaded.epoch == 1
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded.params))
-
-
 def test_map_batches_keeps_order_and_computes_every_row_once():
     x = jnp.arange(23.0)
     np.testing.assert_array_equal(map_batches(lambda a: (a + 1, 2 * a), 5, x), ((x + 1), 2 * x))
@@ -213,6 +268,7 @@ def test_errors_are_in_millimetres():
         ({"validate_every": 0}, "validate every must be at least 1, not 0"),
         ({"learning_rate": -1e-3}, r"learning rate must be positive, not -0\.001"),
         ({"learning_rate": math.nan}, "learning rate must be positive, not nan"),
+        ({"clip_norm": -1.0}, r"clip norm must be at least 0, not -1\.0"),
     ],
 )
 def test_unusable_options_are_refused_with_the_value(options, message):

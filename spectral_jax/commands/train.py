@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import time
@@ -62,6 +63,10 @@ class Train:
     """Seed of the initial parameters and of the shuffling."""
     precision: Precision = TrainConfig.precision
     """Of the network's arithmetic: the device's default (TF32 on recent NVIDIA GPUs), full float32, or bfloat16."""
+    clip_norm: float = TrainConfig.clip_norm
+    """Norm that longer gradients are scaled down to; 0: none are."""
+    skip_bad_steps: bool = TrainConfig.skip_bad_steps
+    """Leave out a step whose loss or gradient is not finite, instead of ending there."""
     modes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Spectral modes (default: 4096, or all the data has when fewer)."""
     latent_size: int = ModelConfig.latent_size
@@ -78,6 +83,8 @@ class Train:
     """Where the train split is kept: on the devices, in host memory, or on disk (default: the first where it fits)."""
     storage: Storage = "float32"
     """How the train split is kept: bf16 takes half the memory and loses digits."""
+    deterministic: bool = False
+    """Same seed, same GPU, same bytes: XLA's deterministic kernels alone, slower. CPUs need nothing for that."""
     distributed: bool = False
     """One of several processes that SLURM, Kubernetes or a cloud TPU has started (see docs/cluster.md)."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
@@ -92,6 +99,8 @@ class Train:
 
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite exclude each other")
+        if self.deterministic:
+            devices.make_deterministic()
         if self.distributed or self.coordinator or self.num_processes is not None or self.process_id is not None:
             devices.initialise(self.coordinator, self.num_processes, self.process_id)
             console.quiet = not devices.is_main()
@@ -109,12 +118,23 @@ class Train:
             check_continues(folder, config)
             run.check_basis(folder, data.basis, f"that of {data.path}")
         fit_data = read_fit_data(data, config, self.placement, self.storage)
-        if devices.is_main() and self.resume:
-            run.save_config(folder, config)
-        elif devices.is_main():
-            run.create(folder, config, basis.truncate(data.basis, model.modes), self.overwrite)
-        devices.wait_for_all("run folder")
-        train(folder, config, fit_data, self.storage)
+        with run.hold(folder) if devices.is_main() else contextlib.nullcontext():
+            if devices.is_main() and self.resume:
+                run.save_config(folder, config, data.path)
+                tell_other_data(folder)
+            elif devices.is_main():
+                run.create(folder, config, basis.truncate(data.basis, model.modes), self.overwrite, data.path)
+            devices.wait_for_all("run folder")
+            train(folder, config, fit_data, self.storage)
+
+
+def tell_other_data(folder: Path) -> None:
+    """Say so when the data are not those that the run was last trained on."""
+    from spectral_jax import run
+
+    known = [entry["data_fingerprint"] for entry in run.load_history(folder) if entry.get("data_fingerprint")]
+    if len(known) > 1 and known[-1] != known[-2]:
+        console.print(f"note: the data have changed since {folder} was last trained", soft_wrap=True)
 
 
 def stored_options(folder: Path | None) -> Train:

@@ -1,0 +1,58 @@
+"""Where a result comes from: versions, revision, device and data, as a run's config.json keeps them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+
+PACKAGES = ("spectral-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+ENDS = 1 << 20  # bytes at both ends of a data file that its fingerprint is of
+
+
+def record(data: str | Path | None = None) -> dict[str, Any]:
+    """What is running now, with the fingerprint of the data where they are there."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "revision": revision(),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "data_fingerprint": fingerprint(data) if data and Path(data).exists() else None,
+    }
+
+
+def revision() -> str | None:
+    """The git revision of this package with -dirty where it is changed, or None outside a checkout of its own."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def fingerprint(path: str | Path) -> str:
+    """SHA-256 of the names, the sizes and both ends of the files of a folder, or of one file; hidden ones left out."""
+    path = Path(path)
+    files = sorted(p for p in path.rglob("[!.]*") if p.is_file()) if path.is_dir() else [path]
+    total = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        total.update(f"{file.relative_to(path) if path.is_dir() else file.name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            total.update(stream.read(ENDS))
+            stream.seek(max(ENDS, size - ENDS))
+            total.update(stream.read(ENDS))
+    return total.hexdigest()
