@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from spectral_jax import plain_files
 
 LOG_FILE, EVENTS_FOLDER = "log.jsonl", "tb_logs"
@@ -30,6 +32,13 @@ class RunLog:
         self._file.write(json.dumps({"epoch": epoch, **figures}) + "\n")
         for name, value in figures.items():
             self._events.add_scalar(name, value, epoch)
+
+    def show(self, epoch: int, latents: np.ndarray, picture: np.ndarray | None) -> None:
+        """A histogram of each column of latents (mesh, latent), and a picture (height, width, 3) where there is one."""
+        for i, values in enumerate(latents.T):
+            self._events.add_histogram(f"latent/{i:03d}", values, epoch)
+        if picture is not None:
+            self._events.add_image("reconstructions", picture, epoch, dataformats="HWC")
 
     def __enter__(self) -> RunLog:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,11 @@ def write_gif(path: str | Path, frames: list[UInt8[np.ndarray, "height width 3"]
     images = [image_module.fromarray(frame) for frame in [*frames, *frames[-2:0:-1]]]
     duration = max(20, round(1000 * seconds / max(1, len(frames) - 1)))
     images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0)
+
+
+def available() -> bool:
+    """Whether Pillow is there, which pictures need."""
+    return importlib.util.find_spec("PIL") is not None
 
 
 def _rotation(turn: float) -> np.ndarray:

@@ -27,6 +27,7 @@ from spectral_jax.train import Position, TrainConfig
 
 SCHEMA = 1
 CHECKPOINT_SECONDS = 600  # at most between checkpoints, whatever the epochs take
+SHOW_AGAIN = 1.25  # times the epochs at the last time: some 40 times in 10,000 epochs
 CONFIG_FILE, BASIS_FILE = "config.json", "basis.npz"
 PARTIAL_FILE = f"{CONFIG_FILE}.partial"
 
@@ -157,13 +158,15 @@ def train_run(
     on_start: Callable[[Position | None], None] = lambda position: None,
     should_stop: Callable[[], bool] = lambda: False,
     storage: Storage = "float32",
+    pictures: int = 0,
 ) -> Iterator[Progress]:
     """Train a run folder from its newest checkpoint, or from the start, to its last epoch; yields about once a second.
 
     Logs every epoch; checkpoints `last` at every validation and every ten minutes, and `best` at the lowest validation
     error. `on_start` is told the position that training starts from, if any; when `should_stop()` is true after a
-    dispatch, the position is checkpointed and training ends. Of several processes the main one writes. Raises
-    ValueError when another process trains the run.
+    dispatch, the position is checkpointed and training ends. At some validations, ever rarer ones, TensorBoard gets the
+    latents' histograms and pictures of so many test meshes. Of several processes the main one writes. Raises ValueError
+    when another process trains the run.
     """
     folder, main = Path(folder), devices.is_main()
     config = load_config(folder)
@@ -172,6 +175,8 @@ def train_run(
         position = kept = checkpoint.restore(folder / "last", config.model, config.train)
     best_mm = position.best_mm if position else None
     on_start(position)
+    basis = spectral.load(folder / BASIS_FILE) if (folder / BASIS_FILE).is_file() else None
+    shown = position.epoch if position else 0
     saved = time.monotonic()
     try:
         with (
@@ -182,13 +187,18 @@ def train_run(
                 position = progress.position
                 late = time.monotonic() - saved > CHECKPOINT_SECONDS
                 stopping, late = devices.largest(int(should_stop()), int(late))
+                validated = any("spatial_validation_loss" in figures for figures in progress.figures.values())
                 if log is not None:
                     for epoch, figures in progress.figures.items():
                         log.write(epoch, figures)
+                    if validated and basis is not None and position.epoch >= shown * SHOW_AGAIN:
+                        from spectral_jax import showcase
+
+                        shown = position.epoch
+                        log.show(shown, *showcase.show(config.model, position.state.params, basis, data, pictures))
                 if position.best_mm != best_mm:
                     best_mm = position.best_mm
                     checkpoint.save(folder / "best", position)
-                validated = any("spatial_validation_loss" in figures for figures in progress.figures.values())
                 if validated or stopping or late:
                     checkpoint.save(folder / "last", position)
                     kept, saved = position, time.monotonic()

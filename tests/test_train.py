@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 import math
 
@@ -226,20 +227,45 @@ def test_best_is_the_lowest_validation_error(fit_data, sphere_basis, tmp_path):
     assert [p.name for p in (folder / "last").iterdir()] == ["6"]
 
 
-def test_tensorboard_gets_the_published_names(fit_data, sphere_basis, tmp_path):
+def events(folder):
+    """Tag, step and value of all that a run told TensorBoard."""
     from tensorboardX.proto.event_pb2 import Event
 
-    folder = run.create(tmp_path / "run", run.RunConfig(MODEL, TRAIN, "data"), sphere_basis)
-    train_all(folder, fit_data)
     (path,) = (folder / "tb_logs").iterdir()
-    data, names = path.read_bytes(), set()
+    data = path.read_bytes()
     while data:
         length = int.from_bytes(data[:8], "little")
-        names |= {value.tag for value in Event.FromString(data[12 : 12 + length]).summary.value}
+        event = Event.FromString(data[12 : 12 + length])
+        yield from ((value.tag, event.step, value) for value in event.summary.value)
         data = data[16 + length :]
-    assert {
-        "spectral_train_loss", "spectral_validation_loss", "spatial_validation_loss", "epoch_time", "learning_rate"
-    } <= names  # fmt: skip
+
+
+def test_tensorboard_gets_the_published_names_and_now_and_then_latents_and_pictures(fit_data, sphere_basis, tmp_path):
+    from PIL import Image
+
+    config = dataclasses.replace(TRAIN, epochs=8, validate_every=1)
+    folder = run.create(tmp_path / "run", run.RunConfig(MODEL, config, "data"), sphere_basis)
+    for _ in run.train_run(folder, fit_data, pictures=2):
+        pass
+    steps, values = {}, {}
+    for tag, step, value in events(folder):
+        steps.setdefault(tag, []).append(step)
+        values[tag, step] = value
+    assert {tag for tag in steps if steps[tag] == [1, 2, 3, 4, 5, 6, 7, 8]} == {
+        "spectral_train_loss", "spectral_validation_loss", "spatial_validation_loss", "epoch_time", "learning_rate",
+        "meshes_per_second", "gradient_norm",
+    }  # fmt: skip
+    assert {tag for tag in steps if steps[tag] == [1, 2, 3, 4, 5, 7]} == {
+        *(f"latent/{i:03d}" for i in range(4)), "reconstructions",
+    }  # fmt: skip
+    assert len(steps) == 12
+    assert values["latent/002", 7].histo.num == len(fit_data.test_coefficients)
+    picture = np.asarray(Image.open(io.BytesIO(values["reconstructions", 7].image.encoded_image_string)))
+    assert picture.shape == (384, 384, 3)
+    above, below = picture[:192].astype(int), picture[192:].astype(int)
+    assert np.ptp(above, axis=-1).max() < 20  # grey
+    assert np.ptp(below, axis=-1).max() > 60  # coloured by error
+    assert (above[..., 0] < 250).mean() > 0.3
 
 
 def test_map_batches_keeps_order_and_computes_every_row_once():

@@ -83,6 +83,8 @@ class Train:
     """Where the train split is kept: on the devices, in host memory, or on disk (default: the first where it fits)."""
     storage: Storage = "float32"
     """How the train split is kept: bf16 takes half the memory and loses digits."""
+    pictures: int = 3
+    """Test meshes that TensorBoard gets pictures of, now and then; needs Pillow, the extra `pictures`."""
     deterministic: bool = False
     """Same seed, same GPU, same bytes: XLA's deterministic kernels alone, slower. CPUs need nothing for that."""
     distributed: bool = False
@@ -99,6 +101,8 @@ class Train:
 
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite exclude each other")
+        if self.pictures < 0:
+            raise ValueError(f"pictures must be at least 0, not {self.pictures}")
         if self.deterministic:
             devices.make_deterministic()
         if self.distributed or self.coordinator or self.num_processes is not None or self.process_id is not None:
@@ -125,7 +129,7 @@ class Train:
             elif devices.is_main():
                 run.create(folder, config, basis.truncate(data.basis, model.modes), self.overwrite, data.path)
             devices.wait_for_all("run folder")
-            train(folder, config, fit_data, self.storage)
+            train(folder, config, fit_data, self.storage, self.pictures)
 
 
 def tell_other_data(folder: Path) -> None:
@@ -184,7 +188,7 @@ def read_fit_data(data, config, placement: Literal["auto"] | Placement = "auto",
     return FitData(train, data.basis.modes[:, :modes], test_split.coefficients, test_split.vertices)
 
 
-def train(folder: Path, config, fit_data, storage: Storage = "float32") -> None:
+def train(folder: Path, config, fit_data, storage: Storage = "float32", pictures: int = 0) -> None:
     """Train a run folder with a progress bar; SIGINT and SIGTERM save where training is and exit 130 or 143."""
     from spectral_jax import feed, run
     from spectral_jax.train import num_steps
@@ -217,7 +221,7 @@ def train(folder: Path, config, fit_data, storage: Storage = "float32") -> None:
                 bar.start_task(task)
 
             loss = validation = ""
-            for progress in run.train_run(folder, fit_data, on_start, lambda: bool(received), storage):
+            for progress in run.train_run(folder, fit_data, on_start, lambda: bool(received), storage, pictures):
                 for epoch, figures in progress.figures.items():
                     loss = f"loss {figures['spectral_train_loss']:.2e}  "
                     if "spatial_validation_loss" in figures:
