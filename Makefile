@@ -10,8 +10,8 @@ TORCH ?= torch==2.13.0
 demo: $(VENV)/.installed
 	$(BIN)/spectral-jax demo
 
-test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+test: $(VENV)/.installed-test # bytecode is kept, whatever the machine's setting: dozens of processes start
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 slow: $(VENV)/.installed-test
 	XLA_FLAGS= $(BIN)/python -m pytest -q -m slow
