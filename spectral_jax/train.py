@@ -233,11 +233,12 @@ def train_steps(
         state, loss, norm = train_step(model, state, coefficients, learning_rates[step], weights, config, axis)
         total = lax.optimization_barrier(loss * number)  # rounded by itself in every program this is part of
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
-        if config.skip_bad_steps:
-            added = (jnp.where(good, value, 0) for value in (total, number, norm))
-            return state, Sums(*map(jnp.add, sums, added), sums.skipped + ~good, sums.bad_step)
         bad_step = jnp.where((sums.bad_step < 0) & ~good, step, sums.bad_step)
-        return state, Sums(*map(jnp.add, sums, (total, number, norm)), sums.skipped, bad_step)
+        skipped = sums.skipped
+        if config.skip_bad_steps:
+            total, number, norm = (jnp.where(good, value, 0) for value in (total, number, norm))
+            bad_step, skipped = sums.bad_step, skipped + ~good
+        return state, Sums(sums.loss + total, sums.meshes + number, sums.gradient_norm + norm, skipped, bad_step)
 
     return lax.fori_loop(start, stop, body, (state, sums))
 

@@ -72,19 +72,22 @@ def test_no_meshes_at_all(codec):
     assert codec.decode_vertices(iter([])).shape == (0, 162, 3)
 
 
-def test_programs_are_few_and_serve_every_number_of_meshes_and_every_network_of_the_kind(run, codec, tmp_path):
+def test_programs_are_few_and_serve_every_number_of_meshes_and_every_network_of_the_kind(
+    run, codec, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(inference, "BATCH", 16)
     clear()
-    _, coefficients = meshes(run.basis, 200)
-    for count in (64, 65, 100, 128, 129, 199, 200):
+    _, coefficients = meshes(run.basis, 50)
+    for count in (16, 17, 25, 32, 33, 49, 50):
         codec.reconstruct(coefficients[:count])
     assert inference.reconstruct_batch._cache_size() == 1  # a rest is filled up to a whole batch
-    for count in range(1, 201):
+    for count in range(1, 51):
         codec.encode(coefficients[:count])
-    assert inference.encode_batch._cache_size() == 7  # 1, 2, 4, ..., 64
+    assert inference.encode_batch._cache_size() == 5  # 1, 2, 4, 8, 16
     other = Codec.of(make_run(run.basis, tmp_path, seed=1))  # parameters are arguments
     assert np.abs(other.encode(coefficients) - codec.encode(coefficients)).max() > 0.01
-    list(codec.stream(inference.encode_batch, (row for row in coefficients[:77])))
-    assert inference.encode_batch._cache_size() == 7
+    list(codec.stream(inference.encode_batch, (row for row in coefficients[:37])))
+    assert inference.encode_batch._cache_size() == 5
 
 
 def test_a_row_depends_on_no_other_row(run, codec):
