@@ -17,6 +17,7 @@ from spectral_jax.commands.inference import Decode, Encode
 from spectral_jax.commands.info import DatasetInfo
 from spectral_jax.commands.interpolate import Filter, Interpolate, Mix, Sample
 from spectral_jax.commands.release import Export, ImportRelease
+from spectral_jax.commands.report import Report
 from spectral_jax.commands.sweep import Sweep
 from spectral_jax.commands.train import Demo, Train, stored_options
 
@@ -26,6 +27,7 @@ COMMANDS = {
     "train": Train,
     "eval": Eval,
     "sweep": Sweep,
+    "report": Report,
     "encode": Encode,
     "decode": Decode,
     "interpolate": Interpolate,

@@ -406,10 +406,6 @@ CASES = {
         ),
         "hdf5": (without("h5py", hdf5), ["registrations_m.hdf5", "pip install 'spectral-jax[hdf5]'"]),
         "hdf5 of MATLAB": (without("h5py", mat), ["modes.mat", "pip install 'spectral-jax[hdf5]'"]),
-        "plot": (
-            without("plotly", lambda at: ["dataset", "info", at.data, "--plot", at.tmp / "a.html"]),
-            ["--plot", "pip install 'spectral-jax[plot]'"],
-        ),
         "cotangent": (
             without(
                 "robust_laplacian",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,8 +37,6 @@ class DatasetInfo:
             raise ValueError(f"--meshes must be at least 1, not {self.meshes}")
         if self.plot and self.plot.suffix != ".html":
             raise ValueError(f"--plot writes an .html page, not {self.plot}")
-        if self.plot and importlib.util.find_spec("plotly") is None:
-            raise ValueError("--plot needs plotly: pip install 'spectral-jax[plot]'")
         data = open_data(self.data)
         show_counts(data)
         num_modes = data.basis.num_modes
@@ -144,6 +141,8 @@ def draw(curve, octaves, figures: dict[str, Any]):
     import numpy as np
     from plotly.subplots import make_subplots
 
+    from spectral_jax.report_figures import mode_axis
+
     title = "How many modes does {path} need? ({num_modes:,} modes of {num_vertices:,} vertices)".format(**figures)
     rows = 2 if figures["errors_of"] else 1
     figure = make_subplots(rows=rows, cols=1, shared_xaxes=True, vertical_spacing=0.06)
@@ -176,8 +175,7 @@ def draw(curve, octaves, figures: dict[str, Any]):
     )
     figure.update_yaxes(title="rms amplitude of the octave (mm)", row=rows, col=1)
     figure.update_xaxes(title="number of modes", row=rows, col=1)
-    limits = [-0.05, np.log10(figures["num_modes"]) + 0.05]
-    figure.update_xaxes(type="log", range=limits, tickvals=4 ** np.arange(8), tickformat=",d")
+    figure.update_xaxes(**mode_axis(figures["num_modes"]))
     figure.update_yaxes(type="log", tickvals=np.outer(10.0 ** np.arange(-4, 5), (1, 2, 5)).ravel(), tickformat="~g")
     figure.update_layout(title=title, template="plotly_white", legend={"x": 1, "xanchor": "right", "y": 1})
     return figure

@@ -29,7 +29,7 @@ class Sweep:
     """
 
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
-    """The folder to make: sweep.json and, with plotly, sweep.html."""
+    """The folder to make: sweep.json and sweep.html."""
     data: str = "demo"
     """A prepared dataset folder, a published layout, or the word demo."""
     latent_sizes: tuple[int, ...] = (8, 16, 32, 64)
@@ -145,11 +145,8 @@ def print_table(record: dict[str, Any]) -> None:
 
 def draw(path: Path, record: dict[str, Any]) -> None:
     """The error against the latent size, a curve for each number of modes, as a page of its own."""
-    try:
-        import plotly.graph_objects as go
-    except ImportError:
-        print(f"no {path.name}: it needs plotly, pip install 'spectral-jax[plot]'")
-        return
+    import plotly.graph_objects as go
+
     figure = go.Figure()
     for modes in sorted({n["modes"] for n in record["networks"]}):
         own = sorted((n for n in record["networks"] if n["modes"] == modes), key=lambda n: n["latent_size"])
