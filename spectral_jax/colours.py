@@ -1,18 +1,17 @@
-"""The colours of errors: one scale for every picture, even to the eye and in grey."""
+"""The colours of errors, the same in every picture: grey where there is none, then yellow, orange, dark red."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
 
-# red, green, blue from no error to the most: near black, violet, red, orange, pale yellow; lightness grows evenly
-ANCHORS = np.array(
-    [[20, 18, 52], [74, 32, 108], [135, 44, 112], [194, 62, 92], [236, 103, 68], [249, 163, 76], [250, 228, 142]]
-)
+STOPS = (0.0, 0.35, 0.7, 1.0)  # of the range of errors; the style sheet of the report has the same, for dark pages too
+COLOURS = np.array([[188, 197, 209], [240, 189, 74], [221, 90, 43], [125, 20, 54]]) / 255
 
 
-def error_colours(errors_mm: Float[np.ndarray, "*shape"], most_mm: float) -> Float[np.ndarray, "*shape 3"]:
-    """Colours in 0 to 1 of errors from 0 to `most_mm`; larger ones have the last colour."""
-    place = np.clip(errors_mm / most_mm, 0, 1) * (len(ANCHORS) - 1)
-    steps = np.arange(len(ANCHORS))
-    return np.stack([np.interp(place, steps, channel / 255) for channel in ANCHORS.T], axis=-1)
+def error_colours(
+    errors_mm: Float[np.ndarray, "*shape"], low_mm: float, high_mm: float
+) -> Float[np.ndarray, "*shape 3"]:
+    """Colours (sRGB, 0 to 1) of errors; those outside the range have the colours of its ends."""
+    steps = low_mm + (high_mm - low_mm) * np.array(STOPS)
+    return np.stack([np.interp(errors_mm, steps, channel) for channel in COLOURS.T], axis=-1)

@@ -12,6 +12,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Int
 from plotly.subplots import make_subplots
 
+from spectral_jax import colours
+
 NETWORK, PCA, GREY, INK, RULE = (f"var(--{name})" for name in ("network", "pca", "grey", "ink", "rule"))
 HOVER = {"bgcolor": "var(--card)", "bordercolor": RULE, "font": {"color": INK}}
 SERIES = [f"var(--series-{i})" for i in range(8)]
@@ -196,12 +198,7 @@ def scene(low: Float[np.ndarray, "3"], high: Float[np.ndarray, "3"], most_mm: fl
         go.Mesh3d(
             cmin=0,
             cmax=most_mm,
-            colorscale=[
-                [0, "var(--error-0)"],
-                [0.35, "var(--error-1)"],
-                [0.7, "var(--error-2)"],
-                [1, "var(--error-3)"],
-            ],
+            colorscale=[[stop, f"var(--error-{i})"] for i, stop in enumerate(colours.STOPS)],
             showscale=False,
             lighting={"ambient": 0.42, "diffuse": 0.75, "specular": 0.08, "roughness": 0.7, "fresnel": 0.1},
             lightposition={"x": -4000, "y": 5000, "z": 5000},

@@ -39,7 +39,7 @@ def show(
     errors_mm, faces = np.asarray(vertex_errors_mm(reconstructed, originals)), np.asarray(basis.faces)
     columns = []
     for original, mesh, mm in zip(originals, reconstructed, errors_mm, strict=True):
-        view, colours = render.window(original), error_colours(mm[faces].mean(axis=1), MOST_MM)
+        view, colours = render.window(original), error_colours(mm[faces].mean(axis=1), 0.0, MOST_MM)
         both = render.draw(original, faces, view, PIXELS), render.draw(mesh, faces, view, PIXELS, colours=colours)
         columns.append(np.concatenate(both))
     return latents, np.concatenate(columns, axis=1)

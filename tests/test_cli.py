@@ -37,7 +37,14 @@ def test_train_leaves_a_run_that_loads_and_works(trained, data_folder):
     assert latents.shape == (1, 4)
     decoded = loaded.model.apply({"params": loaded.params}, latents, method="decode")
     assert sj.reconstruct(loaded.basis, decoded).shape == (1, 162, 3)
-    assert {p.name for p in trained.glob("[!.]*")} == {"basis.npz", "best", "config.json", "last", "log.jsonl", "tb_logs"}
+    assert {p.name for p in trained.glob("[!.]*")} == {
+        "basis.npz",
+        "best",
+        "config.json",
+        "last",
+        "log.jsonl",
+        "tb_logs",
+    }
 
 
 def test_eval_prints_the_table_and_writes_the_figures(trained, tmp_path, capsys):
@@ -204,6 +211,10 @@ def test_the_demo_ends_below_pca(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["demo"]) == 0
     assert main(["eval", "runs/demo", "--json", "eval.json"]) == 0
+    printed = capsys.readouterr()
+    assert "runs/demo/report.html" in printed.out
+    assert "spectral-jax view runs/demo" in printed.err
+    assert (tmp_path / "runs/demo/report.html").stat().st_size < 15e6
     figures = json.loads((tmp_path / "eval.json").read_text())
     assert figures["truncation_mm"] < figures["mean_mm"] < figures["pca_mm"] < figures["mean_shape_mm"]
     assert main(["demo"]) == 0  # again: nothing is built or trained twice

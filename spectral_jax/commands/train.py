@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from spectral_jax.commands.console import console, track
 from spectral_jax.commands.dataset import data_source, ensure_demo_data, open_data
 from spectral_jax.commands.evaluate import Eval
+from spectral_jax.commands.report import Report
 from spectral_jax.feed import Placement, Storage
 from spectral_jax.model import Activation, ModelConfig
 from spectral_jax.train import Precision, Schedule, TrainConfig
@@ -27,7 +28,7 @@ DEMO_TRAINING = TrainConfig(epochs=24, learning_rate=3e-3, beta2=0.95, schedule=
 
 @dataclass(frozen=True)
 class Demo:
-    """Build the demo data, train on it, evaluate: the whole system in a few minutes on a laptop."""
+    """Build the demo data, train on it, evaluate, report: the whole system in a few minutes on a laptop."""
 
     overwrite: bool = False
     """Start again from nothing instead of continuing what is there."""
@@ -37,6 +38,8 @@ class Demo:
         resume = (DEMO_RUN / "config.json").is_file() and not self.overwrite
         Train(run=DEMO_RUN, **dataclasses.asdict(DEMO_TRAINING), resume=resume, overwrite=self.overwrite)()
         Eval(DEMO_RUN)()
+        Report(DEMO_RUN)()
+        console.print(f"open it in a browser; to look closer: spectral-jax view {DEMO_RUN}", highlight=False)
 
 
 @dataclass(frozen=True)
