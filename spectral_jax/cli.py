@@ -20,6 +20,7 @@ from spectral_jax.commands.release import Export, ImportRelease
 from spectral_jax.commands.report import Report
 from spectral_jax.commands.sweep import Sweep
 from spectral_jax.commands.train import Demo, Train, stored_options
+from spectral_jax.commands.view import View
 
 MOST_SAID = 4000  # characters of an error
 COMMANDS = {
@@ -28,6 +29,7 @@ COMMANDS = {
     "eval": Eval,
     "sweep": Sweep,
     "report": Report,
+    "view": View,
     "encode": Encode,
     "decode": Decode,
     "interpolate": Interpolate,

@@ -70,7 +70,9 @@ def read_template(items: list[Item], template_path: str | Path | None = None) ->
             vertices, faces = vertices[np.sort(first)], np.argsort(np.argsort(first))[inverse].reshape(-1, 3)
         _fingerprint(faces, len(vertices), item.path)
         return Mesh(vertices, faces.astype(np.int32))
-    where = f"{template_path}: no faces" if template_path is not None else f"none of the {len(items)} meshes has faces"
+    where = f"{template_path}: no faces"
+    if template_path is None:
+        where = f"none of the {len(items)} meshes has faces, from {items[0].path} on"
     raise ValueError(f"{where}; give a mesh file that has them with --template")
 
 

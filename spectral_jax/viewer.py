@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from spectral_jax import viewer_controls, viewer_model
+from spectral_jax import colours, viewer_controls, viewer_model
 from spectral_jax.mesh import Mesh, write_mesh
 from spectral_jax.viewer_model import Choice, Gallery, Layer, Subject
 
@@ -206,7 +206,7 @@ class Browser:
                 handle = self.client.scene.add_mesh_simple(f"/{name}", layer.vertices, faces, color=colour)
             handle.vertices, handle.opacity = layer.vertices, None if layer.opacity == 1 else layer.opacity
         else:
-            rgb = viewer_model.colours(layer.errors_mm, self.choice.low_mm, self.choice.high_mm)
+            rgb = colours.error_colours(layer.errors_mm, self.choice.low_mm, self.choice.high_mm)
             data = viewer_model.coloured_glb(layer.vertices, faces, rgb)
             handle = self.client.scene.add_glb(f"/{name}", data) if handle is None else handle
             handle.glb_data = data

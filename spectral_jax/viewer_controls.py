@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Float
 
-from spectral_jax import viewer_model
+from spectral_jax import colours, viewer_model
 from spectral_jax.viewer_model import Choice, Layout, Method, Picture, Show, Subject, Through
 
 if TYPE_CHECKING:
@@ -163,7 +163,8 @@ def as_fold(title: str, content: str) -> str:
 
 def as_colour_bar(low_mm: float, high_mm: float) -> str:
     """HTML of the colours of errors, with five of them in mm."""
-    stops = ",".join(f"rgb{colour}" for colour in viewer_model.VIRIDIS)
+    shades = zip((255 * colours.COLOURS).round().astype(int).tolist(), colours.STOPS, strict=True)
+    stops = ",".join(f"rgb({r},{g},{b}) {100 * stop:g}%" for (r, g, b), stop in shades)
     ticks = "".join(f"<span>{value:g}</span>" for value in np.linspace(low_mm, high_mm, 5).round(1))
     return (
         f"<div style='margin:.25em .75em .5em;font-size:.8em'>"

@@ -30,8 +30,6 @@ LOOKED_AT = 256  # meshes of a split that the ranges of latents are taken from
 BOXED = 32  # meshes that tell how much room one takes
 GEODESIC_POINTS = 16
 FAINT = 0.4  # opacity of what is only there to be compared with
-VIRIDIS = ((68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141), (39, 173, 129), (92, 200, 99),
-           (170, 220, 50), (253, 231, 37))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -280,12 +278,6 @@ def options(subject: Subject) -> dict[str, str]:
     told = {**vars(config.model), **vars(config.train)}
     named = {name.replace("_", " "): f"{value:,}" if type(value) is int else str(value) for name, value in told.items()}
     return {"data": str(subject.data.path), "epoch": f"{subject.run.epoch:,}"} | named
-
-
-def colours(errors_mm: Float[np.ndarray, "vertex"], low_mm: float, high_mm: float) -> Float[np.ndarray, "vertex 3"]:
-    """Colours (viridis, sRGB, 0 to 1) of errors, those outside the range as its ends."""
-    steps = np.linspace(low_mm, high_mm, len(VIRIDIS))
-    return np.stack([np.interp(errors_mm, steps, channel) for channel in np.array(VIRIDIS).T], axis=1) / 255
 
 
 def normals(vertices: Float[np.ndarray, "vertex 3"], faces: Int[np.ndarray, "face 3"]) -> Float[np.ndarray, "vertex 3"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any, TypeVar, get_args
 
 import numpy as np
 
-from spectral_jax import viewer_model
+from spectral_jax import colours, viewer_model
 from spectral_jax.viewer_model import Choice, Gallery, Layout, Method, Show, Through
 
 SUFFIXES = ".png", ".jpg"
 SIZE, PANE = (1600, 900), 420  # pixels of the window, and of its controls
 FOV = 30.0  # degrees
+COLOUR_MAP = "errors"
 STEP = 0.01  # of an interpolation that plays, a frame
 GREY, BLUE, ORANGE = (0.72, 0.74, 0.78), (0.33, 0.55, 0.82), (0.88, 0.59, 0.31)
 COLOURS = {"original": GREY, "start": GREY, "from": GREY, "to": GREY, "straight in space": ORANGE}
@@ -51,6 +53,7 @@ def view(gallery: Gallery, name: str, choice: Choice, screenshot: Path | None) -
     ps.set_ground_plane_mode("none")
     ps.set_transparency_mode("pretty")
     ps.set_right_gui_pane_width(PANE)
+    load_colours()
     window = Window(gallery, name, choice, 0 if screenshot else 2 * PANE)
     window.draw()
     if screenshot is None:
@@ -60,6 +63,18 @@ def view(gallery: Gallery, name: str, choice: Choice, screenshot: Path | None) -
     screenshot.parent.mkdir(parents=True, exist_ok=True)
     ps.screenshot(str(screenshot), transparent_bg=False)
     print(screenshot)
+
+
+def load_colours() -> None:
+    """Have Polyscope know the colours of errors, which it reads from a picture."""
+    import imageio.v3 as imageio
+    import polyscope as ps
+
+    scale = colours.error_colours(np.linspace(0, 1, 256), 0.0, 1.0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "colours.png"
+        imageio.imwrite(path, np.tile((255 * scale).round().astype(np.uint8), (4, 1, 1)))
+        ps.load_color_map(COLOUR_MAP, str(path))
 
 
 class Window:
@@ -95,7 +110,7 @@ class Window:
             if layer.errors_mm is not None:
                 span = (self.choice.low_mm, self.choice.high_mm)
                 mesh.add_scalar_quantity(
-                    "error (mm)", layer.errors_mm, enabled=True, cmap="viridis", vminmax=span,
+                    "error (mm)", layer.errors_mm, enabled=True, cmap=COLOUR_MAP, vminmax=span,
                     onscreen_colorbar_enabled=True,
                 )  # fmt: skip
         frame = (self.name, self.choice.show, self.choice.layout)
@@ -107,8 +122,9 @@ class Window:
 
     def frame(self) -> None:
         """The controls, and what they change; called for every frame."""
-        import polyscope.imgui as im
+        from polyscope import imgui
 
+        im: Any = imgui  # its types are not all told
         wanted = pick(im, "run", list(dict.fromkeys([*self.gallery.names(), self.name])), self.name)
         try:
             if wanted != self.name:

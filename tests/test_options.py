@@ -28,7 +28,7 @@ def given_options(kind):
 
 def fields_of_their_types(kind):
     """All fields, each with any value of its own type."""
-    values = {int: st.integers() | st.integers(0, 99), float: st.floats()}
+    values = {int: st.integers() | st.integers(0, 99), float: st.floats(), bool: st.booleans()}
     parts = {}
     for name, hint in get_type_hints(kind).items():
         parts[name] = values.get(hint, st.sampled_from(get_args(hint) or [0])) | st.just(getattr(kind, name))

@@ -60,7 +60,7 @@ def test_the_length_of_a_dispatch_changes_nothing(fit_data, seconds, monkeypatch
     equal(trained(fit_data), expected)
 
 
-@pytest.mark.parametrize("schedule", ["plateau", "cosine"])
+@pytest.mark.parametrize("schedule", ["plateau", pytest.param("cosine", marks=pytest.mark.slow)])
 def test_a_run_stopped_inside_its_epochs_continues_bit_for_bit(
     placements, sphere_basis, tmp_path, schedule, monkeypatch
 ):
@@ -123,13 +123,11 @@ arrays = np.load(sys.argv[1])
 data = fitting.FitData(*(arrays[name] for name in fitting.FitData._fields))
 config = TrainConfig(epochs=4, batch_size=12, learning_rate=1e-3, validate_every=2)
 losses = {}
-for place in ("device", "host"):
-    if place == "host":
-        data = data._replace(train_coefficients=feed.Blocks(data.train_coefficients, 32))
-    for count in (1, 2, 8):
-        mesh = devices.data_mesh(jax.devices()[:count])
-        progress = fitting.fit(ModelConfig(modes=32, latent_size=4), config, data, mesh=mesh)
-        losses[f"{place} {count}"] = [f["spectral_train_loss"] for p in progress for f in p.figures.values()]
+host = data._replace(train_coefficients=feed.Blocks(data.train_coefficients, 32))
+for place, count in (("device", 1), ("device", 2), ("device", 8), ("host", 8)):
+    mesh = devices.data_mesh(jax.devices()[:count])
+    progress = fitting.fit(ModelConfig(modes=32, latent_size=4), config, data if place == "device" else host, mesh=mesh)
+    losses[f"{place} {count}"] = [f["spectral_train_loss"] for p in progress for f in p.figures.values()]
 print(json.dumps(losses))
 """
 
@@ -142,7 +140,7 @@ def test_eight_devices_train_as_one_does(fit_data, tmp_path):
     command = [sys.executable, "-c", DEVICES, tmp_path / "data.npz"]
     printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     losses = json.loads(printed)
-    assert len(losses) == 6
+    assert len(losses) == 4
     for values in losses.values():
         assert len(values) == 4
         np.testing.assert_allclose(values, losses["device 1"], rtol=1e-5)

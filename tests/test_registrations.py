@@ -174,7 +174,7 @@ def test_npy_sequences_take_their_faces_from_a_template(sphere, tmp_path):
     np.save(tmp_path / "a.npy", frames)
     np.save(tmp_path / "b.npy", frames[2])
     items = registrations.find(tmp_path)
-    with pytest.raises(ValueError, match=r"none of the 2 meshes has faces; .*--template"):
+    with pytest.raises(ValueError, match=r"none of the 2 meshes has faces, from .*a\.npy on; .*--template"):
         registrations.read_template(items)
     with pytest.raises(ValueError, match=r"b\.npy: no faces; .*--template"):
         registrations.read_template(items, tmp_path / "b.npy")
