@@ -491,7 +491,10 @@ def test_ctrl_c_ends_the_server_with_code_0(runs):
         lines = iter(process.stdout.readline, "")
         assert any(line.strip() == f"http://127.0.0.1:{port}" for line in lines)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 0
     assert "Traceback" not in errors
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -65,15 +65,18 @@ class View:
         if self.backend == "polyscope":
             viewer_polyscope.view(gallery, path.name, choice, self.screenshot)
             return
-        ended = threading.Event()  # an exception that a signal raises can be lost in another's callback
-        previous = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+        received = []  # an exception that a signal raises can be lost in another's callback
+        previous = {
+            number: signal.signal(number, lambda number, _: received.append(number))
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
         server = viewer.serve(gallery, path.name, choice, self.host, self.port).server
         host = f"[{self.host}]" if ":" in self.host else self.host
         try:
             print(f"http://{host}:{self.port}", flush=True)
             console.print("Ctrl-C ends it")
-            while not ended.wait(0.5):
-                pass
+            while not received:
+                time.sleep(0.1)
         finally:
             server.stop()
             for number, handler in previous.items():
