@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/spectral-jax demo
 
 test: $(VENV)/.installed-test # bytecode is kept, whatever the machine's setting: dozens of processes start
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: $(VENV)/.installed-test
 	XLA_FLAGS= $(BIN)/python -m pytest -q -m slow

@@ -164,9 +164,9 @@ def train_run(
 
     Logs every epoch; checkpoints `last` at every validation and every ten minutes, and `best` at the lowest validation
     error. `on_start` is told the position that training starts from, if any; when `should_stop()` is true after a
-    dispatch, the position is checkpointed and training ends. At some validations, ever rarer ones, TensorBoard gets the
-    latents' histograms and pictures of so many test meshes. Of several processes the main one writes. Raises ValueError
-    when another process trains the run.
+    dispatch, the position is checkpointed and training ends. With `pictures`, TensorBoard gets those of so many test
+    meshes, and histograms of latents, at some validations, ever rarer ones. Of several processes the main one writes.
+    Raises ValueError when another process trains the run.
     """
     folder, main = Path(folder), devices.is_main()
     config = load_config(folder)
@@ -191,7 +191,7 @@ def train_run(
                 if log is not None:
                     for epoch, figures in progress.figures.items():
                         log.write(epoch, figures)
-                    if validated and basis is not None and position.epoch >= shown * SHOW_AGAIN:
+                    if pictures and validated and basis is not None and position.epoch >= shown * SHOW_AGAIN:
                         from spectral_jax import showcase
 
                         shown = position.epoch

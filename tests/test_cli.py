@@ -15,6 +15,7 @@ from spectral_jax.mesh import write_mesh
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--batch-size", "8", "--latent-size", "4", "--validate-every", "2", "--learning-rate", "1e-3"]
+QUICK += ["--pictures", "0"]
 
 
 @pytest.fixture(scope="module")

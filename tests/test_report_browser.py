@@ -12,7 +12,7 @@ from spectral_jax.model import ModelConfig, SpectralAutoencoder, init_params
 from spectral_jax.run import Run, RunConfig
 from spectral_jax.train import TrainConfig
 
-PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
+PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "device_scale_factor": 1}
 
 
 @pytest.fixture(scope="module")

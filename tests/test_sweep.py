@@ -26,9 +26,9 @@ def test_a_trial_is_a_training_of_its_own(fit_data, schedule):
 
 
 def test_a_trial_that_diverges_leaves_the_others_alone(fit_data):
-    config = TrainConfig(epochs=4, batch_size=8, validate_every=4)
-    broken, good = sweep.sweep(MODEL, config, fit_data, [1], [1e18, 1e-3])
-    beside, _ = sweep.sweep(MODEL, config, fit_data, [1], [1e-3, 1e-4])
+    config = TrainConfig(epochs=5, batch_size=8, validate_every=2)
+    broken, good, *_ = sweep.sweep(MODEL, config, fit_data, [1, 2], [1e18, 1e-3])
+    beside, *_ = sweep.sweep(MODEL, config, fit_data, [1, 2], [1e-3, 1e-4])
     assert not np.isfinite(broken.error_mm)
     assert good.error_mm == pytest.approx(beside.error_mm, rel=1e-4)
 

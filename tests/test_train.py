@@ -193,22 +193,6 @@ def test_validation_is_exact_whatever_the_batches(fit_data):
     np.testing.assert_allclose(train.validate(model, params, rest[0], *many)[0][126:130], errors[:4], rtol=1e-5)
 
 
-def test_resumed_equals_uninterrupted_bit_for_bit(fit_data, sphere_basis, tmp_path):
-    config = run.RunConfig(MODEL, TRAIN, "data")
-    whole = run.create(tmp_path / "whole", config, sphere_basis)
-    figures = train_all(whole, fit_data)
-    parted = run.create(tmp_path / "parted", config, sphere_basis)
-    for epochs in (1, 2, 1):  # stops between validations and at one
-        countdown = iter([False] * (epochs - 1) + [True])
-        for _ in run.train_run(parted, fit_data, should_stop=lambda countdown=countdown: next(countdown)):
-            pass
-    assert [line["epoch"] for line in read_log(parted)] == [1, 2, 3, 4]
-    assert train_all(parted, fit_data) == figures
-    one, other = run.load_run(whole), run.load_run(parted)
-    assert one.epoch == other.epoch == 6
-    equal(one.params, other.params)
-
-
 def test_a_longer_run_continues_a_shorter_one_bit_for_bit(fit_data, sphere_basis, tmp_path):
     """3 epochs with validation every 2, then 6: the closing validation of the first must not move the plateau."""
     short = run.RunConfig(MODEL, TrainConfig(epochs=3, batch_size=8, validate_every=2, seed=3), "data")

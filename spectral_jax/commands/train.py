@@ -87,7 +87,7 @@ class Train:
     storage: Storage = "float32"
     """How the train split is kept: bf16 takes half the memory and loses digits."""
     pictures: int = 3
-    """Test meshes that TensorBoard gets pictures of, now and then; needs Pillow, the extra `pictures`."""
+    """Test meshes drawn into TensorBoard now and then (with Pillow), beside histograms of latents; 0: neither."""
     deterministic: bool = False
     """Same seed, same GPU, same bytes: XLA's deterministic kernels alone, slower. CPUs need nothing for that."""
     distributed: bool = False
