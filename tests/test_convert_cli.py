@@ -151,7 +151,10 @@ def test_verify_with_torch(imported, tmp_path, capsys):
     assert "all 43 comparisons passed" in printed
 
 
-@pytest.mark.parametrize(("latent_size", "conv_size", "activation"), [(32, 5, "LeakyReLU"), (64, 3, "Tanh")])
+@pytest.mark.parametrize(
+    ("latent_size", "conv_size", "activation"),
+    [(32, 5, "LeakyReLU"), pytest.param(64, 3, "Tanh", marks=pytest.mark.slow)],
+)
 def test_checkpoints_that_torch_saved_convert_and_verify(tmp_path, capsys, latent_size, conv_size, activation):
     torch = pytest.importorskip("torch")
     from spectral_jax.model import ModelConfig

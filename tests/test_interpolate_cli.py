@@ -149,6 +149,7 @@ def test_a_folder_with_files_is_not_written_to_unasked(trained, tmp_path, capsys
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_documentation_run(trained, monkeypatch):
     monkeypatch.chdir(trained)
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
