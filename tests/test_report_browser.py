@@ -72,7 +72,7 @@ def brightness(page, selector):
 
 
 def test_plots_are_drawn_and_controls_change_them(open_page):
-    page = open_page(viewport={"width": 800, "height": 600})
+    page = open_page(viewport={"width": 1200, "height": 900})
     scenes = [f'[data-shown="{i}"]' for i in range(3)] + ["[data-way=latent]", "[data-way=straight]"]
     for scene in scenes:
         assert painted(picture(page, scene)) > 0.05, scene
