@@ -390,6 +390,7 @@ def test_network_and_gradients_are_those_of_torch(config, dtype, tolerance):
         assert np.abs(array - expected).max() <= tolerance * np.abs(expected).max(), name
 
 
+@pytest.mark.slow
 def test_torch_continues_an_exported_checkpoint(tmp_path):
     torch = pytest.importorskip("torch")
     from spectral_jax.torch_reference import TorchSpectralAutoencoder

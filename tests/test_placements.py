@@ -148,8 +148,9 @@ def test_eight_devices_train_as_one_does(fit_data, tmp_path, every):
         np.testing.assert_allclose(values, losses["device 1"], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("count", "placements"), [(2, ["stream"]), pytest.param(4, ["device", "stream"], marks=pytest.mark.slow)]
+    ("count", "placements"), [(2, ["device", "stream"]), (4, ["device", "stream"])]
 )
 def test_processes_train_as_one_does(data_folder, fit_data, tmp_path, count, placements):
     """Real processes on this machine, through the command line."""

@@ -651,7 +651,7 @@ def test_a_basis_from_a_file_is_used_and_must_be_of_the_meshes(people, sphere, k
     np.testing.assert_array_equal(dataset.open_data(tmp_path / "out").basis.modes, -kept.modes)
 
 
-@pytest.mark.parametrize("operator", ["graph", "cotangent"])
+@pytest.mark.parametrize("operator", ["graph", pytest.param("cotangent", marks=pytest.mark.slow)])
 def test_a_network_trains_on_a_folder_of_meshes(people, tmp_path, capsys, operator):
     out, folder = tmp_path / "out", tmp_path / "run"
     recipes.meshes(people, out, operator=operator, num_modes=32)

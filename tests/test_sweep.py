@@ -33,6 +33,7 @@ def test_a_trial_that_diverges_leaves_the_others_alone(fit_data):
     assert good.error_mm == pytest.approx(beside.error_mm, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_command_compares_sizes_with_pca_and_goes_on_where_it_was(data_folder, tmp_path, capsys):
     out = tmp_path / "sweep"
     options = ["--data", str(data_folder), "--out", str(out), "--epochs", "3", "--batch-size", "8", "--learning-rates"]

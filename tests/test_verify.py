@@ -98,6 +98,7 @@ def test_a_wrong_weight_fails_from_its_layer_on(case):
         assert passed == ["encoder layer 0", "encoder layer 1"]
 
 
+@pytest.mark.slow
 def test_other_networks_on_random_meshes():
     pytest.importorskip("torch")
     config = ModelConfig(24, 4, 5, "LeakyReLU")
