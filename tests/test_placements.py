@@ -149,9 +149,7 @@ def test_eight_devices_train_as_one_does(fit_data, tmp_path, every):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("count", "placements"), [(2, ["device", "stream"]), (4, ["device", "stream"])]
-)
+@pytest.mark.parametrize(("count", "placements"), [(2, ["device", "stream"]), (4, ["device", "stream"])])
 def test_processes_train_as_one_does(data_folder, fit_data, tmp_path, count, placements):
     """Real processes on this machine, through the command line."""
     options = ["--batch-size", "12", "--epochs", "4", "--validate-every", "2", "--learning-rate", "1e-3"]
