@@ -12,7 +12,9 @@ from typing import Any
 
 import jax
 
-PACKAGES = ("spectral-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+from spectral_jax import __version__
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 ENDS = 1 << 20  # bytes at both ends of a data file that its fingerprint is of
 
 
@@ -20,7 +22,7 @@ def record(data: str | Path | None = None) -> dict[str, Any]:
     """What is running now, with the fingerprint of the data where they are there."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {"spectral-jax": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
         "revision": revision(),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
