@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from spectral_jax import basis as spectral
-from spectral_jax import mesh, plain_files
+from spectral_jax import extras, mesh, plain_files
 from spectral_jax.basis import SpectralBasis
 
 SOLVER = 1  # counts up when `spectral_jax.basis.compute` would give other modes
@@ -93,10 +93,7 @@ def read_modes(path: str | Path, variable: str | None = None) -> Float[np.ndarra
 def _read_mat(path: Path, start: bytes, variable: str | None) -> np.ndarray:
     """A variable of a .mat file: of version 7.3 (HDF5) or older."""
     if start.startswith((b"\x89HDF", b"MATLAB 7.3")):
-        try:
-            import h5py
-        except ImportError as error:
-            raise ValueError("a MATLAB 7.3 file needs h5py: pip install 'spectral-jax[hdf5]'") from error
+        h5py = extras.require("h5py", "hdf5", "a MATLAB 7.3 file")
         with h5py.File(path, "r") as file:
             arrays = {name: array for name, array in file.items() if getattr(array, "ndim", 0) == 2}
             shapes = {name: array.shape[::-1] for name, array in arrays.items() if array.dtype.kind == "f"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,8 +38,19 @@ def initialise(coordinator: str | None = None, num_processes: int | None = None,
 
 def make_deterministic() -> None:
     """Have XLA use deterministic kernels alone on a GPU, none chosen by the clock. Call before anything else."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0".strip()
+    add_xla_flags("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
+
+
+def add_xla_flags(*flags: str) -> None:
+    """Append those flags that this version of XLA knows to XLA_FLAGS. Call before JAX computes anything."""
+    present = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = " ".join(filter(None, [present, *filter(xla_knows, flags)]))
+
+
+def xla_knows(flag: str) -> bool:
+    """Whether this version of XLA accepts the flag: asked in another process, as XLA aborts at one it does not know."""
+    ask = [sys.executable, "-c", "from jaxlib import xla_client; xla_client.CompileOptions()"]
+    return subprocess.run(ask, env={**os.environ, "XLA_FLAGS": flag}, capture_output=True).returncode == 0
 
 
 def is_main() -> bool:

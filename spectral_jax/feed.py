@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
@@ -39,7 +39,7 @@ class Blocks(NamedTuple):
 def choose(num_meshes: int, num_modes: int, storage: Storage = "float32") -> Placement:
     """On the devices where 60 % of their free memory is enough, else in half of the host's memory, else streamed."""
     size = num_meshes * num_modes * 3 * np.dtype(_dtype(storage)).itemsize
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = psutil.virtual_memory().total
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         if size <= 0.6 * (stats["bytes_limit"] - stats["bytes_in_use"]):

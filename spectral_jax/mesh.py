@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from spectral_jax import plain_files
+from spectral_jax import extras, plain_files
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -64,12 +64,7 @@ def laplacian(
     """The symmetric sparse matrix of an operator, M^(-1/2) L M^(-1/2), and M over its mean: None for the graph's."""
     if vertices is None:
         return graph_laplacian(edges(faces, num_vertices), num_vertices), None
-    try:
-        import robust_laplacian
-    except ImportError as error:
-        raise ValueError(
-            "--operator cotangent needs robust-laplacian: pip install 'spectral-jax[cotangent]'"
-        ) from error
+    robust_laplacian = extras.require("robust_laplacian", "cotangent", "--operator cotangent")
     import scipy.sparse
 
     stiffness, areas = robust_laplacian.mesh_laplacian(np.asarray(vertices, np.float64), np.asarray(faces, np.int64))

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from spectral_jax import plain_files
+from spectral_jax import extras, plain_files
 from spectral_jax.mesh import SUFFIXES as MESHES
 from spectral_jax.mesh import Mesh, fingerprint, read_mesh
 
@@ -213,10 +213,7 @@ def _open(item: Item) -> tuple[np.ndarray | None, Iterable[np.ndarray]]:
 @contextmanager
 def _hdf5(path: Path) -> Iterator[Any]:
     """An open HDF5 file."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise ValueError(f"reading {path} needs h5py: pip install 'spectral-jax[hdf5]'") from error
+    h5py = extras.require("h5py", "hdf5", f"reading {path}")
     try:
         with h5py.File(path, "r") as file:
             yield file

@@ -8,6 +8,7 @@ import io
 import json
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from jaxtyping import Float
 
 import spectral_jax
 from spectral_jax import basis as spectral
-from spectral_jax import checkpoint, options, plain_files, run
+from spectral_jax import checkpoint, extras, options, plain_files, run
 from spectral_jax.basis import SpectralBasis
 from spectral_jax.model import ModelConfig, init_params
 from spectral_jax.run import Run, RunConfig
@@ -78,7 +79,7 @@ def save_release(path: str | Path, run: Run) -> None:
         np.savez(buffer, **members)
         content = buffer.getvalue()
     elif path.suffix == ".safetensors":
-        content = _safetensors(path).numpy.save(arrays, {METADATA: json.dumps(record)})
+        content = _safetensors(path).save(arrays, {METADATA: json.dumps(record)})
     else:
         raise ValueError(f"{path}: a release is a .npz or .safetensors file")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,20 +187,18 @@ def _read_npz(path: Path) -> tuple[str, dict[str, np.ndarray]]:
 
 def _read_safetensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:
     """The metadata and the arrays."""
-    package = _safetensors(path)
+    _safetensors(path)
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with package.safe_open(path, framework="numpy") as file:
+        with safe_open(path, framework="numpy") as file:
             return (file.metadata() or {})[METADATA], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except KeyError as error:
         raise ValueError(f"{path}: not a release ({METADATA} is missing)") from error
-    except (package.SafetensorError, OSError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a readable .safetensors file ({error})") from error
 
 
-def _safetensors(path: Path):
-    """The optional package."""
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ValueError(f"{path}: needs safetensors, pip install spectral-jax[safetensors], or use .npz") from error
-    return safetensors
+def _safetensors(path: Path) -> ModuleType:
+    """The optional package's functions for NumPy arrays."""
+    return extras.require("safetensors.numpy", "safetensors", f"writing or reading {path}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
+
+from spectral_jax import extras
 
 LIGHT = np.array([0.3, 0.5, 0.8]) / np.linalg.norm([0.3, 0.5, 0.8])
 GREY = (0.72, 0.74, 0.78)
@@ -34,7 +36,7 @@ def draw(
 
     Raises ValueError where Pillow is missing.
     """
-    image_module, draw_module = _pillow()
+    image_module, draw_module = _pillow("Image"), _pillow("ImageDraw")
     corners = (vertices @ _rotation(turn))[faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
@@ -53,7 +55,7 @@ def draw(
 
 def write_gif(path: str | Path, frames: list[UInt8[np.ndarray, "height width 3"]], seconds: float = 3.0) -> None:
     """Write pictures as a looping .gif, forth in `seconds` and back. Raises ValueError where Pillow is missing."""
-    image_module, _ = _pillow()
+    image_module = _pillow("Image")
     images = [image_module.fromarray(frame) for frame in [*frames, *frames[-2:0:-1]]]
     duration = max(20, round(1000 * seconds / max(1, len(frames) - 1)))
     images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0)
@@ -70,9 +72,5 @@ def _rotation(turn: float) -> np.ndarray:
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]).T
 
 
-def _pillow() -> tuple[Any, Any]:
-    try:
-        from PIL import Image, ImageDraw
-    except ImportError as error:
-        raise ValueError("pictures need Pillow: pip install 'spectral-jax[pictures]'") from error
-    return Image, ImageDraw
+def _pillow(name: str) -> ModuleType:
+    return extras.require(f"PIL.{name}", "pictures", "a picture")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from spectral_jax import colours, viewer_controls, viewer_model
+from spectral_jax import colours, extras, viewer_controls, viewer_model
 from spectral_jax.mesh import Mesh, write_mesh
 from spectral_jax.viewer_model import Choice, Gallery, Layer, Subject
 
@@ -251,10 +251,7 @@ class Viewer(NamedTuple):
 
 def check(host: str, port: int) -> None:
     """Raise ValueError unless viser is there and a server could listen."""
-    try:
-        import viser  # noqa: F401
-    except ImportError as error:
-        raise ValueError("the web viewer needs viser: pip install 'spectral-jax[view]'") from error
+    extras.require("viser", "view", "the web viewer")
     if not 1 <= port <= 65535:
         raise ValueError(f"--port must be from 1 to 65535, not {port}")
     try:

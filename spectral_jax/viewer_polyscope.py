@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 
 import numpy as np
 
-from spectral_jax import colours, viewer_model
+from spectral_jax import colours, extras, viewer_model
 from spectral_jax.viewer_model import Choice, Gallery, Layout, Method, Show, Through
 
 SUFFIXES = ".png", ".jpg"
@@ -28,10 +28,7 @@ Value = TypeVar("Value")
 
 def check(screenshot: Path | None) -> None:
     """Raise ValueError unless Polyscope is there, and a display or the name of a picture."""
-    try:
-        import polyscope  # noqa: F401
-    except ImportError as error:
-        raise ValueError("--backend polyscope needs polyscope: pip install 'spectral-jax[view]'") from error
+    extras.require("polyscope", "view", "--backend polyscope")
     if screenshot is not None and screenshot.suffix.lower() not in SUFFIXES:
         raise ValueError(f"--screenshot {screenshot}: expected a name that ends in {' or '.join(SUFFIXES)}")
     if screenshot is None and sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():

@@ -1,5 +1,7 @@
 """Shapes are checked in tests: every public annotation of spectral_jax is enforced, rank promotion is an error."""
 
+import ctypes.util
+import importlib.util
 import json
 import os
 import shutil
@@ -14,15 +16,48 @@ install_import_hook("spectral_jax", "beartype.beartype")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
-# and half of the suite's time would be XLA's, were its code to be as fast as a user's: `XLA_FLAGS= make test` has that
-QUICKLY_COMPILED = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", QUICKLY_COMPILED)
-
 import jax
 import numpy as np
 import pytest
 
+from spectral_jax.devices import add_xla_flags
+
+# and half of the suite's time would be XLA's, were its code to be as fast as a user's: `XLA_FLAGS= make test` has that
+if "XLA_FLAGS" not in os.environ:
+    add_xla_flags("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# What a test may need that pip does not bring: how to tell whether it is here, and what to do where it is not.
+NEEDS = {
+    "torch": (lambda: importlib.util.find_spec("torch"), "pip install 'spectral-jax[torch]'"),
+    "browser": (lambda: chromium(), "Chromium: apt install chromium, or the like"),
+    "polyscope": (lambda: imports("polyscope"), "Polyscope with its system libraries, libX11 and libGL"),
+    "egl": (lambda: ctypes.util.find_library("EGL"), "EGL to draw without a display: apt install libegl1"),
+}
+
+
+def chromium():
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def imports(module):
+    """Whether a package can be imported: some are installed and lack a library of the system's."""
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
+def pytest_runtest_setup(item):
+    """Skip what needs something that is not here; fail where SPECTRAL_JAX_REQUIRED names it, as CI does."""
+    needed = {name for mark in item.iter_markers("needs") for name in mark.args}
+    for thing in sorted(needed | {"browser"} & set(item.fixturenames)):
+        found, remedy = NEEDS[thing]
+        if not found():
+            required = thing in os.environ.get("SPECTRAL_JAX_REQUIRED", "").split()
+            (pytest.fail if required else pytest.skip)(f"needs {thing}, not found here: {remedy}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,13 +76,10 @@ CHROMIUM = f"{SOFTWARE_WEBGL} --enable-unsafe-swiftshader {SILENT}"
 @pytest.fixture
 def browser():
     """A headless Chromium of Playwright's; a test's own, as an event loop runs in this thread as long as it lives."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None and os.environ.get("SPECTRAL_JAX_BROWSER") != "required":
-        pytest.skip("no chromium on PATH: `apt install chromium` or the like")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=path, args=CHROMIUM.split())
+        launched = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM.split())
         yield launched
         launched.close()
 

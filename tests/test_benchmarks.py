@@ -71,6 +71,7 @@ def test_sides_take_turns_and_only_an_optional_one_may_fail():
         machine.alternate(sides, 1)
 
 
+@pytest.mark.needs("torch")
 def test_a_dataset_of_the_2022_layout_is_written(tmp_path):
     import published
 

@@ -49,7 +49,8 @@ def forward(body):
 
 @pytest.mark.parametrize(("num_vertices", "num_faces"), SIZES)
 def test_demo_body_is_one_closed_surface(num_vertices, num_faces):
-    trimesh = pytest.importorskip("trimesh")
+    import trimesh
+
     with np.load(demo_body_path(num_vertices), allow_pickle=False) as data:
         surface = trimesh.Trimesh(data["v_template"], data["f"], process=False)
     assert surface.vertices.shape == (num_vertices, 3)

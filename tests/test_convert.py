@@ -344,6 +344,7 @@ def everything(model, params, batch):
     return latents, model.apply({"params": params}, latents, method="decode"), loss_and_gradient(model, params, batch)
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize(
     ("config", "dtype", "tolerance"),
     [
@@ -358,7 +359,8 @@ def everything(model, params, batch):
     ids=lambda value: getattr(value, "activation", None),
 )
 def test_network_and_gradients_are_those_of_torch(config, dtype, tolerance):
-    torch = pytest.importorskip("torch")
+    import torch
+
     from spectral_jax.torch_reference import TorchSpectralAutoencoder
 
     torch.manual_seed(0)
@@ -390,9 +392,11 @@ def test_network_and_gradients_are_those_of_torch(config, dtype, tolerance):
         assert np.abs(array - expected).max() <= tolerance * np.abs(expected).max(), name
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.slow
 def test_torch_continues_an_exported_checkpoint(tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     from spectral_jax.torch_reference import TorchSpectralAutoencoder
 
     import_checkpoint(TINY / "last.ckpt", tmp_path / "run")

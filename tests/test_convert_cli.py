@@ -138,8 +138,10 @@ def test_verify_of_a_faulty_conversion_is_exit_code_1(tmp_path, capsys, monkeypa
     assert not record["passed"]
 
 
+@pytest.mark.needs("torch")
 def test_verify_with_torch(imported, tmp_path, capsys):
-    torch = pytest.importorskip("torch")
+    import torch
+
     target = tmp_path / "job" / "last.ckpt"
     assert main(["convert", str(imported), str(target), "--verify", "--meshes", "8"]) == 0
     printed = capsys.readouterr().out
@@ -151,12 +153,14 @@ def test_verify_with_torch(imported, tmp_path, capsys):
     assert "all 43 comparisons passed" in printed
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize(
     ("latent_size", "conv_size", "activation"),
     [(32, 5, "LeakyReLU"), pytest.param(64, 3, "Tanh", marks=pytest.mark.slow)],
 )
 def test_checkpoints_that_torch_saved_convert_and_verify(tmp_path, capsys, latent_size, conv_size, activation):
-    torch = pytest.importorskip("torch")
+    import torch
+
     from spectral_jax.model import ModelConfig
     from spectral_jax.torch_reference import TorchSpectralAutoencoder
 
@@ -190,8 +194,8 @@ def test_checkpoints_that_torch_saved_convert_and_verify(tmp_path, capsys, laten
     assert main(["convert", str(tmp_path / "weights.pth"), str(tmp_path / "weights")]) == 0
 
 
+@pytest.mark.needs("torch")
 def test_verify_with_torch_of_a_faulty_conversion(tmp_path, capsys, faulty):
-    pytest.importorskip("torch")
     assert main(["convert", CHECKPOINT, str(tmp_path / "run"), "--data", DATA, "--verify"]) == 1
     lines = capsys.readouterr().out.splitlines()
     for quantity, count in {"parameters": 1, "decoder layer 0": 2, "coefficients": 2, "error in mm": 2}.items():

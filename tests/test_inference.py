@@ -148,7 +148,6 @@ def test_reconstructions_have_the_errors_of_the_evaluation(data_folder, tmp_path
 
 
 def test_the_cotangent_basis_is_projected_under_its_mass(sphere, tmp_path):
-    pytest.importorskip("robust_laplacian")
     basis = spectral.compute(sphere.faces, 162, 20, sphere.vertices)
     run, vertices = make_run(basis, tmp_path), meshes(basis, 3)[0]
     codec = Codec.of(run)

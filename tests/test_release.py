@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from spectral_jax import lightning, release, run, upstream
 from spectral_jax.basis import SpectralBasis
@@ -44,8 +45,6 @@ def assert_identical(left, right):
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 def test_round_trip_is_exact(original, basis, tmp_path, suffix):
-    if suffix == ".safetensors":
-        pytest.importorskip("safetensors")
     loaded, path = run.load_run(original), tmp_path / f"release{suffix}"
     release.save_release(path, loaded)
     back = release.load_release(path)
@@ -173,9 +172,8 @@ def test_files_of_another_kind_are_refused_and_named(released, tmp_path, monkeyp
 
 
 def test_safetensors_files_are_checked_too(original, tmp_path):
-    package = pytest.importorskip("safetensors.numpy")
     path = tmp_path / "tiny.safetensors"
-    package.save_file({"x": np.zeros(3, np.float32)}, path)
+    safetensors.numpy.save_file({"x": np.zeros(3, np.float32)}, path)
     with pytest.raises(ValueError, match=r"tiny\.safetensors: not a release \(metadata is missing\)"):
         release.load_release(path)
     path.write_bytes(path.read_bytes()[:20])
@@ -187,7 +185,7 @@ def test_safetensors_is_an_extra(original, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     with pytest.raises(
-        ValueError, match=r"tiny\.safetensors: needs safetensors, pip install spectral-jax\[safetensors\]"
+        ValueError, match=r"tiny\.safetensors needs safetensors: pip install 'spectral-jax\[safetensors\]'"
     ):
         release.save_release(tmp_path / "tiny.safetensors", run.load_run(original))
 

@@ -225,7 +225,8 @@ def test_writing_a_path_is_atomic_and_deterministic(tmp_path: Path, monkeypatch:
 
 
 def test_jax_arrays_are_written() -> None:
-    jnp = pytest.importorskip("jax.numpy")
+    import jax.numpy as jnp
+
     tree = [jnp.arange(3.0), jnp.float32(2), jnp.ones((2, 2), jnp.bfloat16)]
     assert_same(load(written(tree)), [np.asarray(array) for array in tree])
 
@@ -489,8 +490,10 @@ def from_torch(tensor) -> np.ndarray:
     return np.frombuffer(content, dtype).reshape(tensor.shape)
 
 
+@pytest.mark.needs("torch")
 def test_reads_what_torch_writes(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     path = tmp_path / "été.pth"
     names = [dtype.name for dtype in DTYPES] + ["float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"]
     base = torch.arange(24, dtype=torch.float64).reshape(4, 6)
@@ -530,8 +533,10 @@ def test_reads_what_torch_writes(tmp_path: Path) -> None:
         load(path)
 
 
+@pytest.mark.needs("torch")
 def test_reads_module_and_optimizer_states(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     optimizer = torch.optim.Adam(module.parameters(), amsgrad=True)
     module(torch.rand(5, 3)).square().sum().backward()
@@ -547,8 +552,10 @@ def test_reads_module_and_optimizer_states(tmp_path: Path) -> None:
     assert torch.equal(optimizer.state[module[0].weight]["exp_avg"], back["optimizer"]["state"][0]["exp_avg"])
 
 
+@pytest.mark.needs("torch")
 def test_torch_reads_what_is_written(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     arrays = {f"{dtype} {shape}": values(shape, dtype) for dtype in DTYPES for shape in [(), (0,), (3, 0, 2), (2, 3)]}
     arrays |= {"transposed": values((3, 4), np.dtype("f4")).T, "big-endian": np.arange(3.0).astype(">f8")}
     plain = [

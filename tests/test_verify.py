@@ -76,8 +76,8 @@ def test_what_is_not_finite_never_passes(case):
     assert all(np.isnan(row.max_abs) and np.isnan(row.max_rel) for row in rows if not row.passed)
 
 
+@pytest.mark.needs("torch")
 def test_jax_is_torch_on_the_published_checkpoint(case):
-    pytest.importorskip("torch")
     rows = verify(case.config, case.state_dict, case.params, *case.meshes)
     quantities = [*ENCODER, *DECODER, *SPATIAL, "loss", *GRADIENTS]
     assert [(row.dtype, row.quantity) for row in rows] == [(d, q) for d in ("float32", "float64") for q in quantities]
@@ -87,8 +87,8 @@ def test_jax_is_torch_on_the_published_checkpoint(case):
     assert {row.tolerance for row in rows if row.dtype == "float64"} == {1e-10}
 
 
+@pytest.mark.needs("torch")
 def test_a_wrong_weight_fails_from_its_layer_on(case):
-    pytest.importorskip("torch")
     kernel = case.params["encoder_conv_2"]["kernel"] + np.float32(1e-3)
     wrong = case.params | {"encoder_conv_2": case.params["encoder_conv_2"] | {"kernel": kernel}}
     assert not verify_parameters(case.state_dict, wrong).passed
@@ -98,9 +98,9 @@ def test_a_wrong_weight_fails_from_its_layer_on(case):
         assert passed == ["encoder layer 0", "encoder layer 1"]
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.slow
 def test_other_networks_on_random_meshes():
-    pytest.importorskip("torch")
     config = ModelConfig(24, 4, 5, "LeakyReLU")
     params = jax.device_get(init_params(config, jax.random.key(0)))
     state_dict, coefficients = state_dict_from_params(params), random_coefficients(config, 3)

@@ -1,4 +1,3 @@
-import ctypes.util
 import json
 import os
 import signal
@@ -19,8 +18,6 @@ from spectral_jax import cli, viewer, viewer_controls, viewer_model
 from spectral_jax.commands.network import open_network
 from spectral_jax.mesh import read_mesh
 from spectral_jax.viewer_model import Choice, Gallery
-
-viser = pytest.importorskip("viser", reason="pip install '.[view]'")
 
 
 @pytest.fixture(scope="module")
@@ -473,7 +470,11 @@ def test_data_of_another_basis_is_refused(runs, sphere, sphere_basis, tmp_path, 
     ("module", "options", "message"),
     [
         ("viser", [], "the web viewer needs viser: pip install 'spectral-jax[view]'"),
-        ("polyscope", ["--backend", "polyscope"], "needs polyscope: pip install 'spectral-jax[view]'"),
+        (
+            "polyscope",
+            ["--backend", "polyscope"],
+            "--backend polyscope needs polyscope: pip install 'spectral-jax[view]'",
+        ),
     ],
 )
 def test_a_missing_extra_is_named(runs, capsys, monkeypatch, module, options, message):
@@ -501,21 +502,15 @@ def test_ctrl_c_ends_the_server_with_code_0(runs):
 
 # polyscope
 
-EGL = pytest.mark.skipif(
-    ctypes.util.find_library("EGL") is None and os.environ.get("SPECTRAL_JAX_BROWSER") != "required",
-    reason="no EGL library to draw with (apt: libegl1)",
-)
-
 
 @pytest.fixture(scope="module")
 def polyscope_picture(runs, tmp_path_factory):
-    pytest.importorskip("polyscope", reason="pip install '.[view]'")
     path = tmp_path_factory.mktemp("pictures") / "deep" / "four.png"
     assert cli.main(["view", str(runs / "four"), "--backend", "polyscope", "--screenshot", str(path)]) == 0
     return path
 
 
-@EGL
+@pytest.mark.needs("polyscope", "egl")
 def test_polyscope_draws_a_picture_without_a_display(polyscope_picture):
     from PIL import Image
 
@@ -550,7 +545,7 @@ class Imgui:
     CollapsingHeader = Button
 
 
-@EGL
+@pytest.mark.needs("polyscope", "egl")
 def test_the_window_follows_its_controls(polyscope_picture, gallery, subject):
     import polyscope as ps
 
@@ -588,8 +583,8 @@ def test_the_window_follows_its_controls(polyscope_picture, gallery, subject):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have a display, or say so otherwise")
+@pytest.mark.needs("polyscope")
 def test_a_window_without_a_display_is_refused(runs, capsys, monkeypatch):
-    pytest.importorskip("polyscope", reason="pip install '.[view]'")
     for name in {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
         monkeypatch.delenv(name)
     assert cli.main(["view", str(runs / "four"), "--backend", "polyscope"]) == 2

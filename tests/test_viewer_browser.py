@@ -14,7 +14,6 @@ from spectral_jax.run import Run, RunConfig
 from spectral_jax.train import TrainConfig
 from spectral_jax.viewer_model import Choice, Gallery
 
-pytest.importorskip("viser", reason="pip install '.[view]'")
 NAME = "<img src=x onerror=window.harmed=1> **bold**"
 
 
