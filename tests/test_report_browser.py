@@ -1,11 +1,14 @@
 """The report's page in a browser: it draws, reacts, fits a phone, follows the colour scheme and stays offline."""
 
+import base64
 import io
+import os
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from conftest import CHROMIUM, chromium
 
 from spectral_jax import dataset, report, report_page
 from spectral_jax.model import ModelConfig, SpectralAutoencoder, init_params
@@ -50,7 +53,7 @@ def open_page(browser, url):
 
     yield open_page
     assert errors == []
-    assert set(requests) == {url}
+    assert {request for request in requests if not request.startswith("data:")} == {url}
 
 
 def picture(page, selector):
@@ -112,11 +115,71 @@ def test_plots_are_drawn_and_controls_change_them(open_page):
         assert (pixels != before[scene]).mean() > 0.01
 
 
+def font(width):
+    """A font as a data URL in which every character is a block of so many em."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    pen, advance = TTGlyphPen(None), round(1000 * width)
+    points = [(0, 0), (0, 700), (advance - 50, 700), (advance - 50, 0)]
+    pen.moveTo(points[0])
+    for point in points[1:]:
+        pen.lineTo(point)
+    pen.closePath()
+    builder, made = FontBuilder(1000), io.BytesIO()
+    builder.setupGlyphOrder([".notdef", "block"])
+    builder.setupCharacterMap(dict.fromkeys([*range(32, 127), *range(160, 384), *range(8192, 8304)], "block"))
+    builder.setupGlyf(dict.fromkeys([".notdef", "block"], pen.glyph()))
+    builder.setupHorizontalMetrics(dict.fromkeys([".notdef", "block"], (advance, 0)))
+    builder.setupHorizontalHeader(ascent=900, descent=-200)
+    builder.setupNameTable({"familyName": "Blocks", "styleName": "Regular"})
+    builder.setupOS2(sTypoAscender=900, sTypoDescender=-200, usWinAscent=900, usWinDescent=200)
+    builder.setupPost()
+    builder.save(made)
+    return f"data:font/ttf;base64,{base64.b64encode(made.getvalue()).decode()}"
+
+
+def assert_fits_a_phone(page):
+    """Nothing is wider than the window of 360 pixels, and no cell of the table is wider than its column."""
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    boxes = "[...document.querySelectorAll('main *, header *')].filter(e => !e.closest('legend'))"
+    wide = page.evaluate(f"{boxes}.filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML)")
+    assert wide == []
+    cells = "[...document.querySelectorAll('.summary td, .bar a')]"
+    assert page.evaluate(f"{cells}.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.outerHTML)") == []
+
+
+@pytest.mark.parametrize("width", [0.38, 0.68], ids=["narrow", "wide"])
+def test_a_phone_with_a_font_of_another_width(open_page, width):
+    """0.38 em is the mean width of Arial Narrow's characters, 0.68 em wider than Verdana's and DejaVu's."""
+    page = open_page(bypass_csp=True, **PHONE)
+    rule = f"@font-face {{ font-family: Blocks; src: url({font(width)}) }} * {{ font-family: Blocks !important }}"
+    page.add_style_tag(content=rule)
+    page.evaluate("document.fonts.load('16px Blocks')")
+    page.wait_for_function("document.fonts.check('16px Blocks')")
+    link = page.locator("nav a", has_text="Meshes")
+    size = link.evaluate("link => parseFloat(getComputedStyle(link).fontSize)")
+    assert link.bounding_box()["width"] == pytest.approx(6 * width * size, rel=0.01)
+    assert_fits_a_phone(page)
+
+
+def test_a_phone_without_any_font(browser, url, tmp_path):
+    """As in a container: the fonts that Chromium falls back to."""
+    settings = tmp_path / "fonts.conf"
+    settings.write_text(f"<fontconfig><dir>{tmp_path}</dir><cachedir>{tmp_path}</cachedir></fontconfig>")
+    bare = browser.browser_type.launch(
+        executable_path=chromium(), args=CHROMIUM.split(), env={**os.environ, "FONTCONFIG_FILE": str(settings)}
+    )
+    page = bare.new_context(**PHONE).new_page()
+    page.goto(url)
+    page.wait_for_selector("html[data-drawn]")
+    assert_fits_a_phone(page)
+    bare.close()
+
+
 def test_a_phone_in_the_dark(open_page):
     page = open_page(color_scheme="dark", **PHONE)
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
-    inside = "[...document.querySelectorAll('main *')].every(e => e.getBoundingClientRect().right <= innerWidth + 1)"
-    assert page.evaluate(inside)
+    assert_fits_a_phone(page)
     ink = "getComputedStyle(document.querySelector('[data-figure=errors] .xtick text')).fill"
     light_text = page.evaluate(ink)
     assert brightness(page, "body") < 40
