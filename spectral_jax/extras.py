@@ -16,6 +16,7 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
     root = module.partition(".")[0]
     package = "Pillow" if root == "PIL" else root.replace("_", "-")
     try:
+        importlib.import_module(root)
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ValueError(f"{purpose} needs {package}: pip install 'spectral-jax[{extra}]'") from error

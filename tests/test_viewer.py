@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import trimesh
+import viser
 
 from spectral_jax import basis as spectral
 from spectral_jax import cli, viewer, viewer_controls, viewer_model
