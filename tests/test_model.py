@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounding import network_rounding
 
 from spectral_jax.model import ACTIVATIONS, ModelConfig, SpectralAutoencoder, init_params
 
@@ -55,7 +56,7 @@ def test_activations_are_the_published_functions():
     }
     assert expected.keys() == ACTIVATIONS.keys()
     for name, function in ACTIVATIONS.items():
-        np.testing.assert_allclose(function(x), expected[name], rtol=1e-6)
+        np.testing.assert_allclose(function(x), expected[name], rtol=1e-5)  # exp and tanh: some units in the last place
 
 
 @pytest.mark.parametrize(("activation", "conv_size"), [("ELU", 3), ("LeakyReLU", 1), ("Tanh", 5)])
@@ -73,8 +74,8 @@ def test_network_equals_its_textbook_form(activation, conv_size):
     with jax.numpy_rank_promotion("allow"):
         expected_latents, expected = jax.jit(textbook, static_argnums=0)(config, params, coefficients)
     latents, decoded = ours(params, coefficients)
-    np.testing.assert_allclose(latents, expected_latents, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(decoded, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(latents, expected_latents, atol=network_rounding(expected_latents))
+    np.testing.assert_allclose(decoded, expected, atol=network_rounding(expected))
     np.testing.assert_array_equal(jax.jit(model.apply)({"params": params}, coefficients), decoded)
 
 
@@ -85,7 +86,7 @@ def test_meshes_of_a_batch_do_not_touch_each_other():
     apply = jax.jit(model.apply)
     together = apply({"params": params}, coefficients)
     alone = jnp.concatenate([apply({"params": params}, c[None]) for c in coefficients])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(together, alone, atol=network_rounding(alone))
 
 
 def test_initial_weights_are_xavier_uniform_and_biases_zero():
