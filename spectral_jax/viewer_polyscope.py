@@ -28,9 +28,9 @@ Value = TypeVar("Value")
 
 def check(screenshot: Path | None) -> None:
     """Raise ValueError unless Polyscope is there, and a display or the name of a picture."""
-    extras.require("polyscope", "view", "--backend polyscope")
     if screenshot is not None and screenshot.suffix.lower() not in SUFFIXES:
         raise ValueError(f"--screenshot {screenshot}: expected a name that ends in {' or '.join(SUFFIXES)}")
+    extras.require("polyscope", "view", "--backend polyscope")
     if screenshot is None and sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
         raise ValueError("a window needs a display, DISPLAY is not set: --screenshot FILE or --backend web need none")
 
