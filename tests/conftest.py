@@ -60,6 +60,11 @@ def pytest_runtest_setup(item):
             (pytest.fail if required else pytest.skip)(f"needs {thing}, not found here: {remedy}")
 
 
+def pytest_make_parametrize_id(val, argname):
+    """No bytes in the names of tests: an archive's hold the time, and processes that see other names do not start."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def basis_cache(tmp_path_factory):
     """Computed bases are kept in a folder of the session, not in the user's."""
