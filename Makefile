@@ -5,13 +5,16 @@ BIN = $(VENV)/bin
 # What the comparisons with PyTorch are tested with; `make test TORCH=` leaves them out.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test slow lint bench clean
+.PHONY: demo test test-all slow lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/spectral-jax demo
 
 test: $(VENV)/.installed-test # bytecode is kept, whatever the machine's setting: dozens of processes start
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-all: $(VENV)/.installed-test # on other Pythons, versions and processors, and from a wheel: see tools/matrix.py
+	$(BIN)/python tools/matrix.py $(ARGS)
 
 slow: $(VENV)/.installed-test
 	XLA_FLAGS= $(BIN)/python -m pytest -q -m slow
