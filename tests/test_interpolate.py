@@ -241,7 +241,7 @@ def test_geodesics_of_networks_never_have_more_energy_than_straight_paths():
     apart = np.sqrt(((paths[::2] - paths[1::2, ::-1]) ** 2).sum(axis=(2, 3))).max(axis=1)
     assert (apart < 1e-3 * lengths).all()
     np.testing.assert_array_equal(found.converged, found.gradient_norm <= 3e-4)
-    assert set(found.iterations[~found.converged]) == {6}
+    assert found.iterations.max() == 6  # fewer where it converged, or where no step lowers the energy in float32
     assert found.iterations[found.converged].min() < 6
 
 
