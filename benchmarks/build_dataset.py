@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import ConvexHull
 
-from spectral_jax import amass, motion, recipes
+from spectral_jax.bodies import amass, motion
+from spectral_jax.data import recipes
 
 VERTICES = 6890
 

@@ -15,8 +15,9 @@ import time
 import numpy as np
 from build_dataset import closed_mesh
 
-from spectral_jax import eigen, mesh
-from spectral_jax.body import demo_body_path, load_body
+from spectral_jax.basis import eigen
+from spectral_jax.bodies.smplh import demo_body_path, load_body
+from spectral_jax.geometry import mesh
 
 CELLS = [(12272, 4096), (6890, 4096), (50000, 512)]
 

@@ -5,8 +5,8 @@
     python benchmarks/epoch.py --amass --precision highest default bf16
 
 The published way reads the tar anew in every epoch, in a worker of PyTorch's DataLoader, and trains eagerly. Ours reads
-it once, with `spectral_jax.upstream`, which counts for the first epoch, as does compiling. Later epochs take turns; the
-ratio is the published way's median over ours.
+it once, with `spectral_jax.data.pytorch_layouts`, which counts for the first epoch, as does compiling. Later epochs
+take turns; the ratio is the published way's median over ours.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from published import TarMeshes, loader, write
 from train_step import theirs
 from work import roofline_seconds
 
-from spectral_jax.model import ModelConfig
-from spectral_jax.train import Precision, num_steps
+from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.training.step import Precision, num_steps
 
 AMASS = 111_327  # meshes
 
@@ -35,8 +35,8 @@ def end_to_end(config: ModelConfig, folder: Path, batch: int, precision: Precisi
 
     def read():
         try:
-            from spectral_jax.dataset import read_split
-            from spectral_jax.upstream import open_upstream
+            from spectral_jax.data.dataset import read_split
+            from spectral_jax.data.pytorch_layouts import open_upstream
         except ModuleNotFoundError as error:  # a machine without TensorFlow Datasets
             figures["reader"] = f"PyTorch's, for ours is not available: {error}"
             return np.stack([mesh.numpy() for mesh in TarMeshes(folder / "train.tar").meshes()])

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from machine import alternate, announce, save, table
 
-from spectral_jax.basis import SpectralBasis
-from spectral_jax.inference import BATCH, Codec
-from spectral_jax.model import ModelConfig, SpectralAutoencoder, init_params
-from spectral_jax.torch_reference import TorchSpectralAutoencoder
+from spectral_jax.basis.spectral import SpectralBasis
+from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.network.codec import BATCH, Codec
+from spectral_jax.pytorch.reference import TorchSpectralAutoencoder
 
 
 def pieces(rows: np.ndarray) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Training as the benchmarks call it: the one place that knows the signatures of `spectral_jax.train`."""
+"""Training as the benchmarks call it: the one place that knows the signatures of `spectral_jax.training.step`."""
 
 import functools
 from collections.abc import Callable
@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from spectral_jax.devices import data_mesh
-from spectral_jax.model import ModelConfig, SpectralAutoencoder
-from spectral_jax.train import Precision, Span, Sums, TrainConfig, init_state, num_steps, train_resident
+from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder
+from spectral_jax.training.devices import data_mesh
+from spectral_jax.training.step import Precision, Span, Sums, TrainConfig, init_state, num_steps, train_resident
 
 
 def ours(config: ModelConfig, coefficients, batch: int, precision: Precision = "default") -> Callable[[], None]:

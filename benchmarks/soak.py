@@ -14,10 +14,11 @@ import numpy as np
 import trimesh
 import tyro
 
-from spectral_jax import basis, run
-from spectral_jax.fitting import FitData
-from spectral_jax.model import ModelConfig
-from spectral_jax.train import TrainConfig
+from spectral_jax.basis import spectral
+from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.runs import run
+from spectral_jax.training.loop import FitData
+from spectral_jax.training.step import TrainConfig
 
 ROWS = 10  # of the table, each as many epochs
 
@@ -37,10 +38,10 @@ class Soak:
 def soak(epochs: int, folder: Path) -> None:
     """Train in a folder and print what each tenth of the epochs took."""
     sphere = trimesh.creation.icosphere(subdivisions=2)
-    modes = basis.truncate(basis.compute(np.asarray(sphere.faces, np.int32), len(sphere.vertices)), 32)
+    modes = spectral.truncate(spectral.compute(np.asarray(sphere.faces, np.int32), len(sphere.vertices)), 32)
     scales = np.random.default_rng(0).uniform(0.5, 1.5, (53, 1, 3))
     vertices = (np.asarray(sphere.vertices)[None] * scales).astype(np.float32)
-    coefficients = np.stack([np.asarray(basis.project(modes, mesh)) for mesh in vertices])
+    coefficients = np.stack([np.asarray(spectral.project(modes, mesh)) for mesh in vertices])
     data = FitData(coefficients[:44], np.asarray(modes.modes), coefficients[44:], vertices[44:])
     options = TrainConfig(epochs=epochs, batch_size=8, learning_rate=1e-4, validate_every=10)
     path = run.create(folder / "run", run.RunConfig(ModelConfig(32, 4), options, "soak"), modes)

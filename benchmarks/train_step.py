@@ -22,9 +22,9 @@ from machine import alternate, announce, ceilings, save, table
 from ours import num_measured, ours
 from work import activation_bytes, roofline_seconds, step_bytes, step_flops
 
-from spectral_jax.model import ModelConfig
-from spectral_jax.torch_reference import TorchSpectralAutoencoder
-from spectral_jax.train import Precision
+from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.pytorch.reference import TorchSpectralAutoencoder
+from spectral_jax.training.step import Precision
 
 MODES = {"torch_eager": None, "torch_compile": "default", "torch_graphs": "reduce-overhead"}
 

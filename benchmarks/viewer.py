@@ -18,15 +18,16 @@ import numpy as np
 import viser
 from machine import announce, save, table
 
-from spectral_jax import inference, interpolate, viewer, viewer_model
-from spectral_jax.basis import SpectralBasis
-from spectral_jax.body import demo_body_path, load_body
-from spectral_jax.dataset import Data, Example
-from spectral_jax.inference import Codec
-from spectral_jax.model import ModelConfig, SpectralAutoencoder, init_params
-from spectral_jax.run import Run, RunConfig
-from spectral_jax.train import TrainConfig
-from spectral_jax.viewer_model import Choice, Gallery, Subject
+from spectral_jax.basis.spectral import SpectralBasis
+from spectral_jax.bodies.smplh import demo_body_path, load_body
+from spectral_jax.data.dataset import Data, Example
+from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.network.codec import Codec
+from spectral_jax.paths import interpolate
+from spectral_jax.runs.run import Run, RunConfig
+from spectral_jax.training.step import TrainConfig
+from spectral_jax.viewer import scene, web
+from spectral_jax.viewer.scene import Choice, Gallery, Subject
 
 MODES = {1229: 1024, 12272: 4096}
 MESHES = 40
@@ -49,13 +50,13 @@ def subject(num_vertices: int) -> Subject:
 
     @partial(jax.jit, static_argnames="num_points")
     def geodesic(codec, start, end, num_points):
-        return interpolate.geodesic(partial(inference.decode_batch, codec), start, end, num_points)
+        return interpolate.geodesic(partial(codec.decode_batch, codec), start, end, num_points)
 
     codec = Codec.of(run)
-    return viewer_model.prepare(run, data, codec, partial(geodesic, codec))
+    return scene.prepare(run, data, codec, partial(geodesic, codec))
 
 
-def moves(browser: viewer.Browser, moves: int) -> dict[str, list[float]]:
+def moves(browser: web.Browser, moves: int) -> dict[str, list[float]]:
     """Milliseconds of every move of every kind of slider."""
     c, times = browser.controls, {}
 
@@ -95,7 +96,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     announce()
-    viewer.SETTLING = 0  # a pause after the answer
+    web.SETTLING = 0  # a pause after the answer
     server = viser.ViserServer("127.0.0.1", 8099, verbose=False)
     nothing = SimpleNamespace(remove=lambda: None)
     camera = SimpleNamespace(aspect=1.5)
@@ -105,7 +106,7 @@ def main() -> None:
     figures = {}
     for num_vertices in options.vertices:
         prepared = subject(num_vertices)
-        browser = viewer.Browser(client, Gallery(lambda: [], lambda _, prepared=prepared: prepared), "random", Choice())
+        browser = web.Browser(client, Gallery(lambda: [], lambda _, prepared=prepared: prepared), "random", Choice())
         browser.open()
         row = table(f"{num_vertices:,} vertices, {MODES[num_vertices]:,} modes, ms", "slider", "median", "slowest")
         figures[num_vertices] = times = moves(browser, options.moves)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from machine import announce, ceilings, table
 
-from spectral_jax.model import CHANNELS, POOLED, ModelConfig
+from spectral_jax.network.autoencoder import CHANNELS, POOLED, ModelConfig
 
 
 class Layer(NamedTuple):

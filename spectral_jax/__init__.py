@@ -1,30 +1,49 @@
 """Learning on registered 3D meshes in the spectral domain, in JAX and Flax."""
 
 import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:  # what type checkers and editors see; at run time these load when first used
+    from spectral_jax.basis.spectral import SpectralBasis as SpectralBasis
+    from spectral_jax.basis.spectral import project as project
+    from spectral_jax.basis.spectral import reconstruct as reconstruct
+    from spectral_jax.data.dataset import open_data as open_data
+    from spectral_jax.geometry.mesh import Mesh as Mesh
+    from spectral_jax.geometry.mesh import read_mesh as read_mesh
+    from spectral_jax.geometry.mesh import write_mesh as write_mesh
+    from spectral_jax.network.autoencoder import ModelConfig as ModelConfig
+    from spectral_jax.network.autoencoder import SpectralAutoencoder as SpectralAutoencoder
+    from spectral_jax.network.codec import Codec as Codec
+    from spectral_jax.runs.run import Run as Run
+    from spectral_jax.runs.run import load_run as load_run
+    from spectral_jax.training.loop import FitData as FitData
+    from spectral_jax.training.loop import fit as fit
+    from spectral_jax.training.step import TrainConfig as TrainConfig
+
 _HOMES = {
-    "Mesh": "mesh",
-    "read_mesh": "mesh",
-    "write_mesh": "mesh",
-    "SpectralBasis": "basis",
-    "project": "basis",
-    "reconstruct": "basis",
-    "ModelConfig": "model",
-    "SpectralAutoencoder": "model",
-    "TrainConfig": "train",
-    "fit": "fitting",
-    "Run": "run",
-    "load_run": "run",
-    "Codec": "inference",
-    "open_data": "dataset",
+    "Mesh": "geometry.mesh",
+    "read_mesh": "geometry.mesh",
+    "write_mesh": "geometry.mesh",
+    "SpectralBasis": "basis.spectral",
+    "project": "basis.spectral",
+    "reconstruct": "basis.spectral",
+    "ModelConfig": "network.autoencoder",
+    "SpectralAutoencoder": "network.autoencoder",
+    "Codec": "network.codec",
+    "TrainConfig": "training.step",
+    "FitData": "training.loop",
+    "fit": "training.loop",
+    "Run": "runs.run",
+    "load_run": "runs.run",
+    "open_data": "data.dataset",
 }
-__all__ = list(_HOMES)
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str):
-    """Modules load when first used, so that importing the package stays cheap."""
+def __getattr__(name: str) -> object:
+    """Load a public name's module when the name is first used, so that importing the package stays cheap."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
@@ -32,5 +51,5 @@ def __getattr__(name: str):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])

@@ -8,16 +8,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import sphere_examples, write_2026
+from helpers import TINY, sphere_examples, write_2026
 
-from spectral_jax import basis as spectral
-from spectral_jax import builder, torch_file, upstream
-from spectral_jax.body import demo_body_path
+from spectral_jax.basis import spectral
+from spectral_jax.bodies.motion import Sequence, write_sequence
+from spectral_jax.bodies.smplh import demo_body_path
 from spectral_jax.cli import main
-from spectral_jax.mesh import Mesh, write_mesh
-from spectral_jax.motion import Sequence, write_sequence
+from spectral_jax.data import pytorch_layouts, writer
+from spectral_jax.files import torch_file
+from spectral_jax.geometry.mesh import Mesh, write_mesh
 
-TINY = Path(__file__).parent / "tiny"
 CHECKPOINT = str(TINY / "last.ckpt")
 HOLE = 6  # faces, without which a sphere has fewer edges but all its vertices
 
@@ -33,8 +33,8 @@ def made(data_folder, sphere, sphere_basis, tmp_path_factory):
     other = spectral.compute(sphere.faces[:-HOLE], 162, 32)
     for name, basis in (("fewer", fewer), ("other", other)):
         splits = {s: sphere_examples(sphere, basis, 3, seed, s == "test") for seed, s in enumerate(("train", "test"))}
-        builder.write(folder / name, basis, Mesh(sphere.vertices, np.asarray(basis.faces)), splits, {"recipe": "test"})
-    write_2026(folder / "root2026", upstream.open_upstream(TINY / "root"))
+        writer.write(folder / name, basis, Mesh(sphere.vertices, np.asarray(basis.faces)), splits, {"recipe": "test"})
+    write_2026(folder / "root2026", pytorch_layouts.open_upstream(TINY / "root"))
     shutil.copytree(TINY / "root", folder / "root2022")
     return folder
 

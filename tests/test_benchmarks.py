@@ -5,17 +5,17 @@ import os
 import subprocess
 import sys
 import tarfile
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from helpers import ROOT
 
-from spectral_jax.dataset import read_split
-from spectral_jax.model import ModelConfig, init_params
-from spectral_jax.upstream import open_upstream
+from spectral_jax.data.dataset import read_split
+from spectral_jax.data.pytorch_layouts import open_upstream
+from spectral_jax.network.autoencoder import ModelConfig, init_params
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.fixture(autouse=True)

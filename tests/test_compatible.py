@@ -9,10 +9,12 @@ import pytest
 from rounding import network_rounding, product_rounding
 
 import spectral_jax
-from spectral_jax import Codec, basis, release, run
+from spectral_jax import Codec
+from spectral_jax.basis import spectral
 from spectral_jax.cli import main
-from spectral_jax.dataset import read_split
-from spectral_jax.logs import read_log
+from spectral_jax.data.dataset import read_split
+from spectral_jax.runs import bundle, run
+from spectral_jax.runs.logs import read_log
 
 VERSIONS = sorted((Path(__file__).parent / "compatible").iterdir())
 
@@ -35,7 +37,8 @@ def test_datasets_load(kept):
     split = read_split(data, "test")
     np.testing.assert_array_equal(split.coefficients, expected["coefficients"])
     assert split.identities == ["id0", "id1", "id0"]
-    found, tolerance = basis.project(data.basis, split.vertices), product_rounding(data.basis.modes.T, split.vertices)
+    found = spectral.project(data.basis, split.vertices)
+    tolerance = product_rounding(data.basis.modes.T, split.vertices)
     np.testing.assert_allclose(found, split.coefficients, atol=tolerance)
 
 
@@ -60,5 +63,5 @@ def test_runs_continue(kept, tmp_path):
 
 def test_releases_load(kept):
     folder, _ = kept
-    loaded = release.load_release(folder / "release.npz")
+    loaded = bundle.load_release(folder / "release.npz")
     jax.tree.map(np.testing.assert_array_equal, loaded.params, run.load_run(folder / "run").params)

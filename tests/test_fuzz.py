@@ -20,16 +20,21 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import sphere_examples, write_2026
-from test_torch_file import TREE, archive, integer, tensor, values, written
+from helpers import TINY, sphere_examples, write_2026
+from torch_archives import TREE, archive, integer, tensor, values, written
 
-from spectral_jax import basis as spectral
-from spectral_jax import body, builder, dataset, lightning, logs, motion, registrations, release, run, torch_file
-from spectral_jax.mesh import Mesh, read_mesh, write_mesh
-from spectral_jax.model import ModelConfig, SpectralAutoencoder, init_params
-from spectral_jax.schedule import Plateau
-from spectral_jax.train import Position, TrainConfig, TrainState
-from spectral_jax.upstream import open_upstream
+from spectral_jax.basis import spectral
+from spectral_jax.bodies import motion, smplh
+from spectral_jax.data import dataset, writer
+from spectral_jax.data.pytorch_layouts import open_upstream
+from spectral_jax.files import torch_file
+from spectral_jax.geometry import sequences
+from spectral_jax.geometry.mesh import Mesh, read_mesh, write_mesh
+from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.pytorch import lightning
+from spectral_jax.runs import bundle, logs, run
+from spectral_jax.training.schedule import Plateau
+from spectral_jax.training.step import Position, TrainConfig, TrainState
 
 MEMORY, SECONDS = 96 << 20, 5.0  # for an input of some hundred kilobytes
 EXTREMES = [0, 1, 2, 3, 8, 255, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63, -1, -(2**63), 2**200]
@@ -340,7 +345,7 @@ def ckpt(folder: Path) -> Kind:
 
 def infos(folder: Path) -> Kind:
     torch_file.save(folder / "a.pth", lightning.state_dict_from_params(position().state.params))
-    options = json.loads((Path(__file__).parent / "tiny" / "infos.json").read_text())
+    options = json.loads((TINY / "infos.json").read_text())
     options |= {"nb_freq": 4, "size_latent": 1, "size_conv": 1}
     path = folder / "infos.json"
     return Kind(
@@ -356,7 +361,7 @@ def small(folder: Path, num_modes: int = 8) -> dataset.Data:
     mesh = Mesh(np.asarray(sphere.vertices, np.float32), np.asarray(sphere.faces, np.int32))
     basis = spectral.compute(mesh.faces, 42, num_modes)
     splits = {name: list(sphere_examples(mesh, basis, 3, 1, name == "test")) for name in ("train", "test")}
-    return dataset.open_data(builder.write(folder / "small", basis, mesh, splits, {"recipe": "test"}))
+    return dataset.open_data(writer.write(folder / "small", basis, mesh, splits, {"recipe": "test"}))
 
 
 def read_all(root: Path) -> None:
@@ -422,14 +427,14 @@ def basis(folder: Path) -> Kind:
 def body_arrays() -> dict[str, np.ndarray]:
     """Of a body of five vertices."""
     rng = np.random.default_rng(0)
-    sizes = {name: tuple(5 if n == "V" else 4 if n == "F" else n for n in axes) for name, axes in body.ARRAYS.items()}
+    sizes = {name: tuple(5 if n == "V" else 4 if n == "F" else n for n in axes) for name, axes in smplh.ARRAYS.items()}
     arrays = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
     arrays["f"] = np.array([[0, 1, 2], [1, 2, 3], [2, 3, 4], [0, 3, 4]])
     return arrays | {"kintree_table": np.array([[-1, *range(51)], range(52)])}
 
 
 def body_npz(folder: Path) -> Kind:
-    return arrays_of(folder, "body.npz", body_arrays(), body._read_arrays)
+    return arrays_of(folder, "body.npz", body_arrays(), smplh._read_arrays)
 
 
 def body_pkl(folder: Path) -> Kind:
@@ -441,7 +446,7 @@ def body_pkl(folder: Path) -> Kind:
         odd = {name: rng.choice(odd_arrays(array, rng)) for name, array in arrays.items() if rng.random() < 0.2}
         path.write_bytes(how(content, pickled[0], rng) if how else pickle.dumps(arrays | odd))
 
-    return Kind(write, lambda: body._read_arrays(path))
+    return Kind(write, lambda: smplh._read_arrays(path))
 
 
 def sequence(folder: Path) -> Kind:
@@ -455,7 +460,7 @@ def released(folder: Path) -> Kind:
     found, network = small(folder, 4), ModelConfig(4, 1, 1)
     config = run.RunConfig(network, TrainConfig(), "")
     made = run.Run(folder, SpectralAutoencoder(network), position().state.params, found.basis, config, 1)
-    release.save_release(folder / "a.npz", made)
+    bundle.save_release(folder / "a.npz", made)
     with np.load(folder / "a.npz", allow_pickle=False) as file:
         arrays = dict(file)
     record, path = json.loads(str(arrays["metadata"])), folder / "b.npz"
@@ -467,7 +472,7 @@ def released(folder: Path) -> Kind:
         else:
             path.write_bytes(mutate_npz(arrays, rng))
 
-    return Kind(write, lambda: release.load_release(path))
+    return Kind(write, lambda: bundle.load_release(path))
 
 
 def meshes(folder: Path) -> Kind:
@@ -486,11 +491,11 @@ def meshes(folder: Path) -> Kind:
 
     def read() -> None:
         (path,) = folder.glob("s.np?")
-        items = registrations.find(path)
+        items = sequences.find(path)
         if path.suffix == ".npz":
-            registrations.read_template(items)
+            sequences.read_template(items)
         for item in items:
-            list(registrations.read(item, template))
+            list(sequences.read(item, template))
 
     return Kind(write, read)
 

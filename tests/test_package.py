@@ -2,11 +2,10 @@ import os
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 HEAVY = "flax optax orbax tensorflow_datasets tensorflow grain viser torch trimesh body_models scipy"
 
 
@@ -51,7 +50,7 @@ def test_wheel_holds_the_assets_and_works_outside_the_checkout(tmp_path):
     with zipfile.ZipFile(wheel) as file:
         file.extractall(tmp_path / "site")
     code = (
-        "import spectral_jax; from spectral_jax.body import demo_body_path, load_body\n"
+        "import spectral_jax; from spectral_jax.bodies.smplh import demo_body_path, load_body\n"
         "from spectral_jax.cli import main\n"
         "print(spectral_jax.__file__, load_body(demo_body_path(1229)).num_vertices, demo_body_path(12272).exists())\n"
         "raise SystemExit(main(['--help']))"

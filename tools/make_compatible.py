@@ -14,23 +14,25 @@ import numpy as np
 import trimesh
 
 import spectral_jax
-from spectral_jax import Codec, basis, builder
-from spectral_jax.dataset import Example
-from spectral_jax.logs import read_log
-from spectral_jax.mesh import Mesh
+from spectral_jax import Codec
+from spectral_jax.basis import spectral
+from spectral_jax.data import writer
+from spectral_jax.data.dataset import Example
+from spectral_jax.geometry.mesh import Mesh
+from spectral_jax.runs.logs import read_log
 
 FOLDER = Path(__file__).parent.parent / "tests" / "compatible" / spectral_jax.__version__
 NETWORK = ["--latent-size", "2", "--conv-size", "1", "--activation", "Tanh", "--modes", "16"]
 TRAINING = ["--epochs", "2", "--batch-size", "4", "--validate-every", "1", "--learning-rate", "1e-3"]
 
 
-def meshes(count: int, seed: int, modes: basis.SpectralBasis, keep_vertices: bool):
+def meshes(count: int, seed: int, modes: spectral.SpectralBasis, keep_vertices: bool):
     """Ellipsoids of 42 vertices."""
     sphere = trimesh.creation.icosphere(subdivisions=1)
     axes = np.random.default_rng(seed).uniform(0.5, 1.5, (count, 3))
     for i, scale in enumerate(axes):
         vertices = (sphere.vertices * scale).astype(np.float32)
-        coefficients = np.asarray(basis.project(modes, vertices))
+        coefficients = np.asarray(spectral.project(modes, vertices))
         yield Example(coefficients, vertices if keep_vertices else None, f"id{i % 2}", "Ellipsoids", f"{i}.ply", i, "")
 
 
@@ -39,9 +41,9 @@ def main() -> None:
     FOLDER.mkdir(parents=True)
     sphere = trimesh.creation.icosphere(subdivisions=1)
     template = Mesh(np.asarray(sphere.vertices, np.float32), np.asarray(sphere.faces, np.int32))
-    modes = basis.truncate(basis.compute(template.faces, len(template.vertices)), 16)
+    modes = spectral.truncate(spectral.compute(template.faces, len(template.vertices)), 16)
     splits = {"train": meshes(10, 1, modes, False), "test": meshes(3, 2, modes, True)}
-    builder.write(FOLDER / "data", modes, template, splits, {"recipe": "ellipsoids"})
+    writer.write(FOLDER / "data", modes, template, splits, {"recipe": "ellipsoids"})
     command = [sys.executable, "-m", "spectral_jax.cli"]
     train = ["train", "--data", "data", "--run", "run", *NETWORK, *TRAINING, "--clip-norm", "2"]
     for arguments in (train, ["export", "run", "release.npz"]):

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from spectral_jax import basis, render
+from spectral_jax.basis import spectral
 from spectral_jax.commands.interpolate import METHODS, walk
 from spectral_jax.commands.network import open_network, read_mesh
+from spectral_jax.geometry import render
 
 
 def main():
@@ -26,7 +27,9 @@ def main():
     network = open_network(options.run, None)
     ends = [read_mesh(text, network, "test") for text in (options.start, options.end)]
     amounts = np.linspace(0, 1, options.steps, dtype=np.float32)
-    paths = {m: basis.reconstruct(network.run.basis, walk(m, network, ends, amounts)["coefficients"]) for m in METHODS}
+    paths = {
+        m: spectral.reconstruct(network.run.basis, walk(m, network, ends, amounts)["coefficients"]) for m in METHODS
+    }
     view, faces = render.window(np.stack(list(paths.values()))), np.asarray(network.run.basis.faces)
     rows = [np.concatenate([render.draw(np.asarray(v), faces, view, 160) for v in path], 1) for path in paths.values()]
     picture = Image.fromarray(np.concatenate(rows))

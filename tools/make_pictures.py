@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.collections import PolyCollection
 
 import spectral_jax as sj
-from spectral_jax.metrics import vertex_errors_mm
+from spectral_jax.geometry.metrics import vertex_errors_mm
 
 LIGHT = np.array([0.3, 0.5, 0.8])
 LARGEST_MM = 50.0

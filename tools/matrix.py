@@ -16,7 +16,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from spectral_jax.devices import xla_knows
+from spectral_jax.training.devices import xla_knows
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("SPECTRAL_JAX_MATRIX") or user_cache_path("spectral_jax") / "matrix")

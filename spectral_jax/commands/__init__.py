@@ -1,1 +1,4 @@
-"""The commands, a module for each group: a frozen record whose fields are its options, and calling it does the work."""
+"""The command line, a module for each group of commands: options become records, records become calls.
+
+What a command does is in the folders below; here it is parsed, called and printed.
+"""

@@ -11,12 +11,12 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from spectral_jax.basis import Operator, SpectralBasis
+from spectral_jax.basis.spectral import Operator, SpectralBasis
 from spectral_jax.commands.console import check_free, console, counting, track
 from spectral_jax.commands.dataset import open_data
-from spectral_jax.mesh import Mesh
+from spectral_jax.geometry.mesh import Mesh
 
-ALLOWED = 1e-4  # residual and orthonormality of a basis, see `spectral_jax.basis_quality`
+ALLOWED = 1e-4  # residual and orthonormality of a basis, see `spectral_jax.basis.quality`
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class BasisCompute:
     """Replace the file if it exists."""
 
     def __call__(self) -> None:
-        from spectral_jax import basis, basis_files
+        from spectral_jax.basis import formats, spectral
 
         check_free(self.out, self.overwrite)
         faces, count, vertices = read_shape(self.mesh)
@@ -50,10 +50,10 @@ class BasisCompute:
                 told.append(done)
                 progress(done)
 
-            computed = basis_files.cached(faces, count, modes, vertices, report)
+            computed = formats.cached(faces, count, modes, vertices, report)
         seconds = time.monotonic() - start
         figures = check(self.mesh, computed, vertices)
-        basis.save(self.out, computed)
+        spectral.save(self.out, computed)
         origin = f"computed by the {basis.solver(count, modes)} solver" if told else "from the cache"
         print(f"{describe(self.out, computed)}, {origin} in {seconds:.1f} s\n{figures}")
 
@@ -68,9 +68,10 @@ class BasisCheck:
     """A mesh, body or text of faces whose connectivity must be the basis's; for a cotangent basis, its shape."""
 
     def __call__(self) -> None:
-        from spectral_jax import basis, mesh
+        from spectral_jax.basis import spectral
+        from spectral_jax.geometry import mesh
 
-        loaded, vertices = basis.load(self.file), None
+        loaded, vertices = spectral.load(self.file), None
         if self.mesh:
             faces, count, vertices = read_shape(self.mesh)
             found = mesh.fingerprint(faces, count)
@@ -101,17 +102,17 @@ class BasisImport:
     """Replace the file if it exists."""
 
     def __call__(self) -> None:
-        from spectral_jax import basis, basis_files
+        from spectral_jax.basis import formats, spectral
 
         check_free(self.out, self.overwrite)
-        (faces, count, _), modes = read_shape(self.mesh), basis_files.read_modes(self.file, self.variable)
+        (faces, count, _), modes = read_shape(self.mesh), formats.read_modes(self.file, self.variable)
         if len(modes) != count:
             raise ValueError(f"{self.file} has modes of {len(modes)} vertices, {self.mesh} has {count}")
         if self.modes is not None and not 1 <= self.modes <= modes.shape[1]:
             raise ValueError(f"{self.modes} modes asked for, {self.file} has {modes.shape[1]}")
-        imported = basis.from_modes(modes[:, : self.modes], faces, (str(self.file), str(self.mesh)))
+        imported = spectral.from_modes(modes[:, : self.modes], faces, (str(self.file), str(self.mesh)))
         figures = check(self.file, imported, None)
-        basis.save(self.out, imported)
+        spectral.save(self.out, imported)
         print(f"{describe(self.out, imported)}\n{figures}")
 
 
@@ -127,11 +128,11 @@ class BasisExport:
     """Replace the file if it exists."""
 
     def __call__(self) -> None:
-        from spectral_jax import basis, basis_files
+        from spectral_jax.basis import formats, spectral
 
         check_free(self.out, self.overwrite)
-        loaded = basis.load(self.file)
-        basis_files.write_modes(self.out, loaded)
+        loaded = spectral.load(self.file)
+        formats.write_modes(self.out, loaded)
         print(describe(self.out, loaded))
         if loaded.mass is not None:
             note = "these modes are orthonormal under the mass of the vertices, which only a .mat file has"
@@ -140,13 +141,14 @@ class BasisExport:
 
 def read_shape(path: Path) -> tuple[np.ndarray, int, np.ndarray | None]:
     """Faces (face, 3), number of vertices and, unless the file is text of faces, vertices (vertex, 3)."""
-    from spectral_jax import mesh, registrations, upstream
+    from spectral_jax.data import pytorch_layouts
+    from spectral_jax.geometry import mesh, sequences
 
     suffix = path.suffix.lower()
     if suffix in (".txt", ".triv"):
-        faces, vertices = upstream.read_faces(path), None
+        faces, vertices = pytorch_layouts.read_faces(path), None
     elif path.is_file():
-        vertices, faces = (_body(path) if suffix == ".npz" else None) or registrations.read_template([], path)
+        vertices, faces = (_body(path) if suffix == ".npz" else None) or sequences.read_template([], path)
     else:
         raise ValueError(f"{path}: no such mesh file")
     count = int(faces.max()) + 1 if vertices is None else len(vertices)
@@ -159,10 +161,11 @@ def read_shape(path: Path) -> tuple[np.ndarray, int, np.ndarray | None]:
 
 def _body(path: Path) -> Mesh | None:
     """Template and faces of an SMPL-H-format body, which is known by its array v_template; None for another .npz."""
-    from spectral_jax import plain_files, smplh_pickle
+    from spectral_jax.bodies import smplh_pickle
+    from spectral_jax.files import safe_files
 
     try:
-        with plain_files.open_npz(path, smplh_pickle.FILE_BYTES) as arrays:
+        with safe_files.open_npz(path, smplh_pickle.FILE_BYTES) as arrays:
             if "v_template" not in arrays:
                 return None
             vertices, faces = np.asarray(arrays["v_template"], np.float32), arrays["f"]
@@ -186,7 +189,7 @@ def describe(path: Path, basis: SpectralBasis) -> str:
 
 def check(path: Path, basis: SpectralBasis, vertices: np.ndarray | None) -> str:
     """What there is to say of a basis's quality; ValueError where its modes are none."""
-    from spectral_jax.basis_quality import quality
+    from spectral_jax.basis.quality import quality
 
     with console.status("checking the modes"):
         found = quality(basis, vertices)
@@ -224,19 +227,19 @@ class BasisAlign:
     """Replace the file if it exists."""
 
     def __call__(self) -> None:
-        from spectral_jax import align, basis
+        from spectral_jax.basis import align, spectral
 
         if bool(self.reference) == bool(self.data):
             raise ValueError("give either --reference or --data")
         if self.meshes < 1:
             raise ValueError(f"--meshes must be at least 1, not {self.meshes}")
         check_free(self.out, self.overwrite)
-        loaded = basis.load(self.file)
+        loaded = spectral.load(self.file)
         if self.reference:
-            aligned, report = align.align(loaded, basis.load(self.reference))
+            aligned, report = align.align(loaded, spectral.load(self.reference))
         else:
             aligned, report = align.signs_from_data(loaded, *self._samples(loaded, str(self.data)))
-        basis.save(self.out, aligned)
+        spectral.save(self.out, aligned)
         print(f"{self.out}: {align.describe(report)}")
 
     def _samples(self, loaded, source: str):

@@ -36,7 +36,7 @@ class Convert:
     """How many meshes to compare on."""
 
     def __call__(self) -> None:
-        from spectral_jax import lightning
+        from spectral_jax.pytorch import lightning
 
         exporting = self.source.is_dir()
         self._check(exporting)
@@ -74,7 +74,7 @@ class Convert:
 
     def _import(self, data) -> None:
         """Make the run folder; given data, it evaluates and continues on them."""
-        from spectral_jax import lightning
+        from spectral_jax.pytorch import lightning
 
         basis, source = (data.basis, data_source(self.data, data)) if data and self.data else (None, "")
         for line in lightning.import_checkpoint(self.source, self.target, self.infos, basis, source):
@@ -85,15 +85,17 @@ class Convert:
         """Coefficients, modes and original vertices (if any) to compare on, and what they are."""
         import numpy as np
 
-        from spectral_jax import basis, run, verify
+        from spectral_jax.basis import spectral
+        from spectral_jax.pytorch import verify
+        from spectral_jax.runs import run
 
         config, basis_file = run.load_config(folder).model, folder / run.BASIS_FILE
-        own = basis.load(basis_file) if basis_file.is_file() else None
+        own = spectral.load(basis_file) if basis_file.is_file() else None
         if data is None:
             modes = verify.random_modes(config) if own is None else own.modes[:, : config.modes]
             return (verify.random_coefficients(config, self.meshes), modes), f"{self.meshes} random meshes"
         if own:
-            basis.check_same(own, data.basis, (str(folder), str(data.path)))
+            spectral.check_same(own, data.basis, (str(folder), str(data.path)))
         if data.basis.num_modes < config.modes:
             raise ValueError(f"{data.path}: has {data.basis.num_modes} modes, the network {config.modes}")
         split = data.splits["test"]
@@ -106,7 +108,9 @@ class Convert:
 
     def _verify(self, folder: Path, file: Path, meshes: tuple, described: str) -> None:
         """Compare the run folder and the checkpoint file as they are on disk."""
-        from spectral_jax import checkpoint, run, torch_file, verify
+        from spectral_jax.files import torch_file
+        from spectral_jax.pytorch import verify
+        from spectral_jax.runs import checkpoint, run
 
         config = run.load_config(folder)
         params = checkpoint.restore(folder / "last", config.model, config.train).state.params

@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from spectral_jax.basis import Operator
+from spectral_jax.basis.spectral import Operator
 from spectral_jax.commands.console import building
 
 DEMO_DATA = Path("data/demo")
@@ -32,7 +32,7 @@ class DatasetDemo:
     """Replace the folder."""
 
     def __call__(self) -> None:
-        from spectral_jax import recipes
+        from spectral_jax.data import recipes
 
         with building("sequences") as (watch, _):
             recipes.demo(self.out, self.vertices, self.modes, self.seed, self.overwrite, watch)
@@ -76,7 +76,7 @@ class DatasetDfaust(DatasetAmass):
 
 def build_published(recipe: Literal["amass", "dfaust"], options: DatasetAmass) -> None:
     """Build one of the published datasets and say what it holds."""
-    from spectral_jax import recipes
+    from spectral_jax.data import recipes
 
     chosen = {name: getattr(options, name) for name in ("operator", "allow_missing", "strict", "overwrite")}
     with building("sequences") as (watch, report):
@@ -123,7 +123,7 @@ class DatasetMeshes:
     """Replace the folder."""
 
     def __call__(self) -> None:
-        from spectral_jax import recipes
+        from spectral_jax.data import recipes
 
         with building("files") as (watch, report):
             recipes.meshes(
@@ -147,15 +147,15 @@ class DatasetImport:
     def __call__(self) -> None:
         import numpy as np
 
-        from spectral_jax import builder, upstream
-        from spectral_jax.mesh import Mesh
+        from spectral_jax.data import pytorch_layouts, writer
+        from spectral_jax.geometry.mesh import Mesh
 
-        builder.check_free(self.out, self.overwrite)
-        data = upstream.open_upstream(self.data)
+        writer.check_free(self.out, self.overwrite)
+        data = pytorch_layouts.open_upstream(self.data)
         faces = np.asarray(data.basis.faces)
         template = Mesh(data.splits["test"][0].vertices, faces)
         with building("meshes") as (watch, _):
-            builder.write(self.out, data.basis, template, data.splits, data.metadata["source"], self.overwrite, watch)
+            writer.write(self.out, data.basis, template, data.splits, data.metadata["source"], self.overwrite, watch)
         show_counts(open_data(str(self.out)))
 
 
@@ -178,12 +178,16 @@ def show_counts(data) -> None:
 
 def open_data(source: str):
     """The dataset a DATA argument names: a prepared folder, a published layout, or the word demo, built when absent."""
-    from spectral_jax import dataset, upstream
+    from spectral_jax.data import dataset, pytorch_layouts
 
     if source == "demo":
         ensure_demo_data()
         source = str(DEMO_DATA)
-    return upstream.open_upstream(Path(source)) if upstream.is_upstream(Path(source)) else dataset.open_data(source)
+    return (
+        pytorch_layouts.open_upstream(Path(source))
+        if pytorch_layouts.is_upstream(Path(source))
+        else dataset.open_data(source)
+    )
 
 
 def data_source(source: str, data) -> str:

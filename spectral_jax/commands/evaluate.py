@@ -32,14 +32,16 @@ class Eval:
     """Also write the figures to this JSON file."""
 
     def __call__(self) -> None:
-        from spectral_jax import basis, dataset, evaluate, run
+        from spectral_jax.basis import spectral
+        from spectral_jax.data import dataset
+        from spectral_jax.runs import evaluate, run
 
         loaded = run.load_run(self.run, self.checkpoint)
         source = self.data or loaded.config.data
         if not source:
             raise ValueError(f"{self.run} does not know its dataset: name it with --data")
         data = open_data(source)
-        basis.check_same(loaded.basis, data.basis, (f"the basis of {self.run}", f"that of {data.path}"))
+        spectral.check_same(loaded.basis, data.basis, (f"the basis of {self.run}", f"that of {data.path}"))
         num_modes = loaded.config.model.modes
         train_split = dataset.read_split(data, "train", num_modes, track)
         split = train_split if self.split == "train" else dataset.read_split(data, self.split, num_modes, track)
@@ -52,7 +54,7 @@ class Eval:
 
 def print_summary(summary, run, data_path: Path, split: str) -> None:
     """The evaluation as a table on standard output, and on standard error what is suspicious about it."""
-    from spectral_jax import evaluate
+    from spectral_jax.runs import evaluate
 
     table = Table(title=f"{run.path} (epoch {run.epoch}) on {data_path}, {split} split, {summary.count:,} meshes")
     for name in ("mm", "mean", "median", "std", "min", "max"):

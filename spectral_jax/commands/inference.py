@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
 
 from spectral_jax.commands.console import check_free, console, track
 from spectral_jax.commands.dataset import DEMO_DATA, open_data
+from spectral_jax.files import atomic
 
 ARRAYS = (".npz", ".npy")
 
@@ -55,8 +54,8 @@ class Encode:
     """Replace the file if it exists."""
 
     def __call__(self) -> None:
-        from spectral_jax import run
-        from spectral_jax.inference import Codec
+        from spectral_jax.network.codec import Codec
+        from spectral_jax.runs import run
 
         if self.out.suffix != ".npz":
             raise ValueError(f"{self.out}: latents are written as an .npz file")
@@ -73,7 +72,7 @@ class Encode:
                 labels.append(label)
                 yield row
 
-        with replacing(self.out) as file:
+        with atomic.replacing(self.out) as partial, partial.open("wb") as file:
             latents = codec.encode_vertices(rows()) if from_vertices else codec.encode(rows())
             columns = {name: np.array([getattr(label, name) for label in labels]) for name in Label._fields}
             with zipfile.ZipFile(file, "w") as archive:
@@ -82,10 +81,10 @@ class Encode:
 
     def open(self, run: Any) -> tuple[bool, Iterable[tuple[Label, np.ndarray]]]:
         """Whether DATA holds vertices rather than coefficients, and each mesh of it, read when asked for."""
-        from spectral_jax import dataset, upstream
+        from spectral_jax.data import dataset, pytorch_layouts
 
         path = Path(self.data)
-        if self.data == "demo" or (path / dataset.METADATA_FILE).is_file() or upstream.is_upstream(path):
+        if self.data == "demo" or (path / dataset.METADATA_FILE).is_file() or pytorch_layouts.is_upstream(path):
             return False, read_dataset(open_data(self.data), self.split or "test", run)
         if self.split:
             raise ValueError(f"{path} is not a dataset, it has no split {self.split!r}")
@@ -97,13 +96,13 @@ class Encode:
 
     def placement(self, run: Any) -> dict[str, Any]:
         """How mesh files are centred, scaled and turned: as told, else as those that the run's dataset was made of."""
-        from spectral_jax import dataset, upstream
+        from spectral_jax.data import dataset, pytorch_layouts
 
         told = {"center": self.center, "scale": self.scale, "up": self.up}
         told = {name: value for name, value in told.items() if value is not None}
         made, source = {"center": "none", "scale": 1.0, "up": "y"}, run.config.data
         folder = DEMO_DATA if source == "demo" else Path(source)
-        if len(told) == len(made) or (source and upstream.is_upstream(folder)):
+        if len(told) == len(made) or (source and pytorch_layouts.is_upstream(folder)):
             return made | told
         metadata = folder / dataset.METADATA_FILE
         if not (source and metadata.is_file()):
@@ -136,11 +135,13 @@ class Decode:
     """Replace the file, or the meshes of the folder."""
 
     def __call__(self) -> None:
-        from spectral_jax import inference, registrations, run
+        from spectral_jax.geometry import sequences
+        from spectral_jax.network import codec
+        from spectral_jax.runs import run
 
         if self.out.suffix in ARRAYS:
             check_free(self.out, self.overwrite)
-        elif self.out.suffix.lower() in registrations.SUFFIXES:
+        elif self.out.suffix.lower() in sequences.SUFFIXES:
             raise ValueError(f"{self.out}: meshes are written into a folder, arrays as .npz or .npy")
         elif self.out.exists() and any(self.out.iterdir()) and not self.overwrite:
             raise ValueError(f"{self.out} is not empty; --overwrite replaces its meshes")
@@ -157,8 +158,8 @@ class Decode:
             text = f"warning: {self.latents} was made by {made}, and is decoded by {used}"
             console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
         vertices = self.vertices or self.out.suffix not in ARRAYS
-        decode = inference.decode_vertices_batch if vertices else inference.decode_batch
-        parts = inference.Codec.of(loaded).stream(decode, track(latents, "decoding"))
+        decode = codec.decode_vertices_batch if vertices else codec.decode_batch
+        parts = codec.Codec.of(loaded).stream(decode, track(latents, "decoding"))
         faces, config = np.asarray(loaded.basis.faces), loaded.config.model
         if self.out.suffix not in ARRAYS:
             write_meshes(self.out, parts, faces, len(latents))
@@ -179,9 +180,9 @@ def origin(run: Any) -> dict[str, np.ndarray]:
 
 def read_dataset(data: Any, split: str, run: Any) -> Iterator[tuple[Label, np.ndarray]]:
     """The meshes of a split, or of all, as coefficients."""
-    from spectral_jax import basis
+    from spectral_jax.basis import spectral
 
-    basis.check_same(run.basis, data.basis, (f"the basis of {run.path}", f"that of {data.path}"))
+    spectral.check_same(run.basis, data.basis, (f"the basis of {run.path}", f"that of {data.path}"))
     modes = run.config.model.modes
     if data.basis.num_modes < modes:
         raise ValueError(f"{data.path} has {data.basis.num_modes} modes, {run.path} needs {modes}")
@@ -195,15 +196,15 @@ def read_dataset(data: Any, split: str, run: Any) -> Iterator[tuple[Label, np.nd
 
 def read_meshes(path: Path, placement: dict[str, Any], run: Any) -> Iterator[tuple[Label, np.ndarray]]:
     """The meshes of a file, or of a folder, as vertices."""
-    from spectral_jax import registrations
-    from spectral_jax.mesh import Mesh
+    from spectral_jax.geometry import sequences
+    from spectral_jax.geometry.mesh import Mesh
 
     template = Mesh(np.zeros((run.basis.num_vertices, 3), np.float32), np.asarray(run.basis.faces))
     dataset = (path if path.is_dir() else path.parent).absolute().name
     try:
-        for item in track(registrations.find(path), "encoding"):
-            for frame, vertices in registrations.read(item, template):
-                placed = registrations.normalise(vertices[None], **placement)[0]
+        for item in track(sequences.find(path), "encoding"):
+            for frame, vertices in sequences.read(item, template):
+                placed = sequences.normalise(vertices[None], **placement)[0]
                 yield Label(item.identity, dataset, item.name, frame, ""), placed
     except ValueError as error:
         error.add_note(f"the template is the mesh of {run.path}")
@@ -271,7 +272,7 @@ def write_array(
         for part in parts:
             file.write(np.ascontiguousarray(part, "<f4").data)
 
-    with replacing(path) as file:
+    with atomic.replacing(path) as partial, partial.open("wb") as file:
         if path.suffix == ".npy":
             write(file)
             return
@@ -290,7 +291,7 @@ def add_arrays(archive: zipfile.ZipFile, arrays: dict[str, Any]) -> None:
 
 def write_meshes(folder: Path, parts: Iterable[np.ndarray], faces: np.ndarray, count: int) -> None:
     """Meshes as 000.ply and so on, in place of those that were there."""
-    from spectral_jax.mesh import Mesh, write_mesh
+    from spectral_jax.geometry.mesh import Mesh, write_mesh
 
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.ply"):
@@ -299,16 +300,3 @@ def write_meshes(folder: Path, parts: Iterable[np.ndarray], faces: np.ndarray, c
     digits = max(3, len(str(count - 1)))
     for i, vertices in enumerate(vertices for part in parts for vertices in part):
         write_mesh(folder / f"{i:0{digits}d}.ply", Mesh(vertices, faces))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its place under `path` when it is complete, and is removed when it is not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

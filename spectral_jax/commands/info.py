@@ -31,7 +31,7 @@ class DatasetInfo:
     """Also plot them on this .html page, which opens offline."""
 
     def __call__(self) -> None:
-        from spectral_jax import spectrum
+        from spectral_jax.basis import spectrum
 
         if self.meshes < 1:
             raise ValueError(f"--meshes must be at least 1, not {self.meshes}")
@@ -141,7 +141,7 @@ def draw(curve, octaves, figures: dict[str, Any]):
     import numpy as np
     from plotly.subplots import make_subplots
 
-    from spectral_jax.report_figures import mode_axis
+    from spectral_jax.report.plots import mode_axis
 
     title = "How many modes does {path} need? ({num_modes:,} modes of {num_vertices:,} vertices)".format(**figures)
     rows = 2 if figures["errors_of"] else 1

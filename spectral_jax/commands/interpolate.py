@@ -71,14 +71,15 @@ class Interpolate:
 
     def one(self, network: Network) -> None:
         """Write one path in all its forms."""
-        from spectral_jax import basis, gltf, render
-        from spectral_jax.mesh import Mesh, write_mesh
+        from spectral_jax.basis import spectral
+        from spectral_jax.geometry import gltf, render
+        from spectral_jax.geometry.mesh import Mesh, write_mesh
 
         ends = [read_mesh(text, network, self.split) for text in (self.start, self.end)]
         amounts = np.linspace(-self.extend, 1 + self.extend, self.steps, dtype=np.float32)
         with console.status(f"walking: {self.method}"):
             path = walk(self.method, network, ends, amounts)
-            vertices = np.asarray(basis.reconstruct(network.run.basis, path["coefficients"]))
+            vertices = np.asarray(spectral.reconstruct(network.run.basis, path["coefficients"]))
             measures = measure(network, vertices, path, read_others(network, self.split))
         faces = np.asarray(network.run.basis.faces)
         (self.out / "frames").mkdir(parents=True, exist_ok=True)
@@ -100,7 +101,7 @@ class Interpolate:
 
     def all(self, network: Network, count: int) -> None:
         """Measure every method on random pairs, print their means and write all figures."""
-        from spectral_jax import basis
+        from spectral_jax.basis import spectral
 
         rng, others = np.random.default_rng(self.seed), read_others(network, self.split)
         total = len(network.data.splits[self.split])
@@ -116,7 +117,7 @@ class Interpolate:
             ends = [read_mesh(str(index), network, self.split) for index in pair]
             for method in METHODS:
                 path = walk(method, network, ends, amounts)
-                vertices = np.asarray(basis.reconstruct(network.run.basis, path["coefficients"]))
+                vertices = np.asarray(spectral.reconstruct(network.run.basis, path["coefficients"]))
                 row = {"pairs": "random" if i < count else "far", "from": pair[0], "to": pair[1], "method": method}
                 rows.append(row | measure(network, vertices, path, others))
         self.out.mkdir(parents=True, exist_ok=True)
@@ -158,8 +159,10 @@ class Sample:
     def __call__(self) -> None:
         import jax
 
-        from spectral_jax import basis, dataset, interpolate
-        from spectral_jax.mesh import Mesh, write_mesh
+        from spectral_jax.basis import spectral
+        from spectral_jax.data import dataset
+        from spectral_jax.geometry.mesh import Mesh, write_mesh
+        from spectral_jax.paths import interpolate
 
         if self.count < 1:
             raise ValueError(f"--count must be at least 1, not {self.count}")
@@ -172,7 +175,7 @@ class Sample:
         coefficients = network.codec.decode(latents)
         self.out.mkdir(parents=True, exist_ok=True)
         faces = np.asarray(network.run.basis.faces)
-        for i, vertices in enumerate(np.asarray(basis.reconstruct(network.run.basis, coefficients))):
+        for i, vertices in enumerate(np.asarray(spectral.reconstruct(network.run.basis, coefficients))):
             write_mesh(self.out / f"{i:03d}.{self.format}", Mesh(vertices, faces))
         np.savez(self.out / "samples.npz", allow_pickle=False, latents=latents, coefficients=coefficients)
         print(f"{self.out}: {self.count} meshes, samples.npz")
@@ -200,7 +203,7 @@ class Filter:
     """A dataset (default: the one the run was trained on)."""
 
     def __call__(self) -> None:
-        from spectral_jax import interpolate
+        from spectral_jax.paths import interpolate
 
         check_free(self.out, self.overwrite)
         network = open_network(self.run, self.data)
@@ -232,7 +235,7 @@ class Mix:
     """A dataset (default: the one the run was trained on)."""
 
     def __call__(self) -> None:
-        from spectral_jax import interpolate
+        from spectral_jax.paths import interpolate
 
         check_free(self.out, self.overwrite)
         network = open_network(self.run, self.data)
@@ -242,18 +245,18 @@ class Mix:
 
 def write_coefficients(out: Path, network: Network, coefficients) -> None:
     """Write the mesh of coefficients (freq, 3)."""
-    from spectral_jax import basis
-    from spectral_jax.mesh import Mesh, write_mesh
+    from spectral_jax.basis import spectral
+    from spectral_jax.geometry.mesh import Mesh, write_mesh
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    vertices = np.asarray(basis.reconstruct(network.run.basis, coefficients))
+    vertices = np.asarray(spectral.reconstruct(network.run.basis, coefficients))
     write_mesh(out, Mesh(vertices, np.asarray(network.run.basis.faces)))
     print(out)
 
 
 def walk(method: Method, network: Network, ends: list[np.ndarray], amounts: np.ndarray) -> dict[str, Any]:
     """The coefficients of a path, and its latents where it has any; of a geodesic also how well it was found."""
-    from spectral_jax import interpolate
+    from spectral_jax.paths import interpolate
 
     if method == "spatial":
         return {"coefficients": interpolate.straight(*ends, amounts)}
@@ -269,14 +272,12 @@ def walk(method: Method, network: Network, ends: list[np.ndarray], amounts: np.n
 
 def measure(network: Network, vertices: np.ndarray, path: dict[str, Any], others: Others) -> dict[str, Any]:
     """The measures of a path as plain numbers."""
-    from spectral_jax import path_measures
+    from spectral_jax.paths import measures
 
     faces = np.asarray(network.run.basis.faces)
-    found = dataclasses.asdict(path_measures.measure(vertices, faces, others.vertices))
+    found = dataclasses.asdict(measures.measure(vertices, faces, others.vertices))
     if "latents" in path:
-        round_trip = path_measures.round_trip(
-            network.codec.encode, network.codec.decode, path["latents"], others.spread
-        )
+        round_trip = measures.round_trip(network.codec.encode, network.codec.decode, path["latents"], others.spread)
         found["round_trip_error"] = round_trip
     found |= {name: path[name] for name in ("straight_energy", "energy", "converged", "iterations") if name in path}
     return {name: np.asarray(value).item() for name, value in found.items()}

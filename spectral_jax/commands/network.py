@@ -28,25 +28,29 @@ def open_network(folder: Path, source: str | None) -> Network:
     """A run and its dataset, whose connectivity and modes must be the run's."""
     import jax
 
-    from spectral_jax import basis, inference, interpolate, run
+    from spectral_jax.basis import spectral
+    from spectral_jax.network import codec
+    from spectral_jax.paths import interpolate
+    from spectral_jax.runs import run
 
     loaded = run.load_run(folder)
     source = source or loaded.config.data
     if not source:
         raise ValueError(f"{folder} does not know its dataset: name it with --data")
     data = open_data(source)
-    basis.check_same(loaded.basis, data.basis, (f"the basis of {folder}", f"that of {data.path}"))
+    spectral.check_same(loaded.basis, data.basis, (f"the basis of {folder}", f"that of {data.path}"))
 
     def geodesic(codec, start, end, num_points):
-        return interpolate.geodesic(partial(inference.decode_batch, codec), start, end, num_points)
+        return interpolate.geodesic(partial(codec.decode_batch, codec), start, end, num_points)
 
-    codec = inference.Codec.of(loaded)
+    codec = codec.Codec.of(loaded)
     return Network(loaded, data, codec, partial(jax.jit(geodesic, static_argnames="num_points"), codec))
 
 
 def read_mesh(text: str, network: Network, split: str) -> np.ndarray:
     """Coefficients (freq, 3) of a mesh of the split, or of a mesh file."""
-    from spectral_jax import basis, mesh
+    from spectral_jax.basis import spectral
+    from spectral_jax.geometry import mesh
 
     modes = network.run.config.model.modes
     if text.isdecimal():
@@ -63,7 +67,7 @@ def read_mesh(text: str, network: Network, split: str) -> np.ndarray:
             f"{text} has {len(loaded.vertices)} vertices and connectivity {found[:12]}, {network.run.path} has "
             f"{network.run.basis.num_vertices} and {network.run.basis.fingerprint[:12]}"
         )
-    return np.asarray(basis.project(network.run.basis, loaded.vertices))[:modes]
+    return np.asarray(spectral.project(network.run.basis, loaded.vertices))[:modes]
 
 
 class Others(NamedTuple):
@@ -76,7 +80,7 @@ class Others(NamedTuple):
 
 def read_others(network: Network, split: str) -> Others:
     """Meshes spread over a split, as far as the network's modes hold them."""
-    from spectral_jax import basis
+    from spectral_jax.basis import spectral
 
     if split not in network.data.splits:
         raise ValueError(f"{network.data.path}: no split {split!r}, there are {', '.join(network.data.splits)}")
@@ -85,4 +89,4 @@ def read_others(network: Network, split: str) -> Others:
     coefficients = np.stack([records[i].coefficients[:modes] for i in track(chosen, f"reading {split}")])
     latents = network.codec.encode(coefficients)
     spread = float(np.sqrt(np.square(latents - latents.mean(axis=0)).sum(axis=1).mean()))
-    return Others(chosen, np.asarray(basis.reconstruct(network.run.basis, coefficients)), spread)
+    return Others(chosen, np.asarray(spectral.reconstruct(network.run.basis, coefficients)), spread)

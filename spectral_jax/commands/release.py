@@ -25,12 +25,12 @@ class Export:
     """Replace the file if it exists."""
 
     def __call__(self) -> None:
-        from spectral_jax import release, run
+        from spectral_jax.runs import bundle, run
 
         if self.file.exists() and not self.overwrite:
             raise ValueError(f"{self.file} exists already; --overwrite replaces it")
         loaded = run.load_run(self.run, self.checkpoint)
-        release.save_release(self.file, loaded)
+        bundle.save_release(self.file, loaded)
         size = self.file.stat().st_size
         print(f"{self.file}: epoch {loaded.epoch} of {self.run}, {size / 1e6:.1f} MB")
 
@@ -47,11 +47,11 @@ class ImportRelease:
     """A dataset: its basis goes into the run folder, if it is the one that the network was trained on."""
 
     def __call__(self) -> None:
-        from spectral_jax import release
+        from spectral_jax.runs import bundle
 
         data = open_data(self.data) if self.data else None
         source = data_source(self.data, data) if data and self.data else ""
-        imported = release.import_release(self.file, self.run, data and data.basis, source)
+        imported = bundle.import_release(self.file, self.run, data and data.basis, source)
         model = imported.model
         print(f"{self.run}: epoch {imported.epoch}, {model.modes:,} modes, latent size {model.latent_size}")
         if data is None:

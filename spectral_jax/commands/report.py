@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import tyro
 
 from spectral_jax.commands.console import check_free, track
 from spectral_jax.commands.network import open_network
+from spectral_jax.files import atomic
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,12 @@ class Report:
     """Replace the file if it exists."""
 
     def __call__(self) -> None:
-        from spectral_jax import dataset, logs, plain_files, provenance, regions, report, report_page
-        from spectral_jax.run import CONFIG_FILE
+        from spectral_jax.bodies import regions
+        from spectral_jax.data import dataset
+        from spectral_jax.files import safe_files
+        from spectral_jax.report import document, measurements
+        from spectral_jax.runs import logs, provenance
+        from spectral_jax.runs.run import CONFIG_FILE
 
         out = self.out or self.run / "report.html"
         if out.suffix != ".html":
@@ -42,19 +46,8 @@ class Report:
         train, test = (dataset.read_split(data, split, modes, track) for split in ("train", "test"))
         region_of = regions.body_regions(data.basis, data.metadata["source"])
         names = [] if region_of is None else list(regions.REGIONS)
-        findings = report.measure(network.run, train, test, region_of, track)
-        config = plain_files.read_json(self.run / CONFIG_FILE)
+        findings = measurements.measure(network.run, train, test, region_of, track)
+        config = safe_files.read_json(self.run / CONFIG_FILE)
         made = provenance.record(data.path)
-        write(out, report_page.page(network.run, data, test.identities, names, findings, log, config, made))
+        atomic.write_text(out, document.page(network.run, data, test.identities, names, findings, log, config, made))
         print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
-
-
-def write(path: Path, page: str) -> None:
-    """Write the page, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(page, "utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

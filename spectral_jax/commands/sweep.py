@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -17,7 +16,8 @@ from rich.table import Table
 
 from spectral_jax.commands.console import counting, track
 from spectral_jax.commands.dataset import data_source, open_data
-from spectral_jax.train import Schedule, TrainConfig
+from spectral_jax.files import atomic
+from spectral_jax.training.step import Schedule, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,10 @@ class Sweep:
     """Epochs between validations."""
 
     def __call__(self) -> None:
-        from spectral_jax import dataset, sweep
-        from spectral_jax.fitting import FitData
-        from spectral_jax.model import ModelConfig
+        from spectral_jax.data import dataset
+        from spectral_jax.network.autoencoder import ModelConfig
+        from spectral_jax.training import sweep
+        from spectral_jax.training.loop import FitData
 
         names = ("epochs", "batch_size", "beta2", "schedule", "validate_every")
         config = TrainConfig(**{name: getattr(self, name) for name in names})
@@ -90,7 +91,7 @@ class Sweep:
                 for t in trials
             ]
             record["networks"].append(network)
-            save(self.out / "sweep.json", record)
+            atomic.write_json(self.out / "sweep.json", record)
         print_table(record)
         draw(self.out / "sweep.html", record)
 
@@ -111,17 +112,10 @@ def load(path: Path, options: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def save(path: Path, record: dict[str, Any]) -> None:
-    """Write the record, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(partial, path)
-
-
 def baselines(data, latent_size: int) -> dict[str, float]:
     """What PCA with as many numbers, the mean shape and the basis alone leave, mm."""
-    from spectral_jax import evaluate
-    from spectral_jax.metrics import summarise
+    from spectral_jax.geometry.metrics import summarise
+    from spectral_jax.runs import evaluate
 
     train, modes, coefficients, vertices = data
     mean_shape, pca = evaluate.pca_errors_mm(modes, train, coefficients, vertices, (0, latent_size))

@@ -17,9 +17,9 @@ from spectral_jax.commands.console import console, track
 from spectral_jax.commands.dataset import data_source, ensure_demo_data, open_data
 from spectral_jax.commands.evaluate import Eval
 from spectral_jax.commands.report import Report
-from spectral_jax.feed import Placement, Storage
-from spectral_jax.model import Activation, ModelConfig
-from spectral_jax.train import Precision, Schedule, TrainConfig
+from spectral_jax.network.autoencoder import Activation, ModelConfig
+from spectral_jax.training.batches import Placement, Storage
+from spectral_jax.training.step import Precision, Schedule, TrainConfig
 
 DEMO_RUN = Path("runs/demo")
 # The short recipe of the demo; the published one is the default of `train`.
@@ -100,7 +100,9 @@ class Train:
     """Which of them this is, from 0."""
 
     def __call__(self) -> None:
-        from spectral_jax import basis, devices, run
+        from spectral_jax.basis import spectral
+        from spectral_jax.runs import run
+        from spectral_jax.training import devices
 
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite exclude each other")
@@ -130,14 +132,14 @@ class Train:
                 run.save_config(folder, config, data.path)
                 tell_other_data(folder)
             elif devices.is_main():
-                run.create(folder, config, basis.truncate(data.basis, model.modes), self.overwrite, data.path)
+                run.create(folder, config, spectral.truncate(data.basis, model.modes), self.overwrite, data.path)
             devices.wait_for_all("run folder")
             train(folder, config, fit_data, self.storage, self.pictures)
 
 
 def tell_other_data(folder: Path) -> None:
     """Say so when the data are not those that the run was last trained on."""
-    from spectral_jax import run
+    from spectral_jax.runs import run
 
     known = [entry["data_fingerprint"] for entry in run.load_history(folder) if entry.get("data_fingerprint")]
     if len(known) > 1 and known[-1] != known[-2]:
@@ -146,7 +148,7 @@ def tell_other_data(folder: Path) -> None:
 
 def stored_options(folder: Path | None) -> Train:
     """The options a run folder was made with: the defaults of those not given when it is continued."""
-    from spectral_jax import run
+    from spectral_jax.runs import run
 
     if folder is None:
         raise ValueError("--resume needs --run, the folder to continue")
@@ -156,7 +158,7 @@ def stored_options(folder: Path | None) -> Train:
 
 def check_continues(folder: Path, config) -> None:
     """Raise ValueError naming the options in which `config` differs from the run's own, --epochs and --data apart."""
-    from spectral_jax import run
+    from spectral_jax.runs import run
 
     stored = run.load_config(folder)
     for ours, theirs in ((config.model, stored.model), (config.train, stored.train)):
@@ -170,21 +172,22 @@ def check_continues(folder: Path, config) -> None:
 
 def read_fit_data(data, config, placement: Literal["auto"] | Placement = "auto", storage: Storage = "float32"):
     """The test split in memory, and the train split where it fits."""
-    from spectral_jax import dataset, devices, feed
-    from spectral_jax.fitting import FitData
+    from spectral_jax.data import dataset
+    from spectral_jax.training import batches, devices
+    from spectral_jax.training.loop import FitData
 
     modes, count = config.model.modes, len(data.splits["train"])
     if config.train.batch_size > count:
         raise ValueError(f"batch size {config.train.batch_size} is larger than the train split, {count} meshes")
     if placement == "auto":
-        placement = feed.choose(count, modes, storage)
+        placement = batches.choose(count, modes, storage)
     if placement == "device":
         own = dataset.read_split(data, "train", modes, track, devices.share(count)).coefficients
-        train = feed.resident(own, count, devices.data_mesh(), storage)
+        train = batches.resident(own, count, devices.data_mesh(), storage)
     elif placement == "host":
-        train = feed.Blocks(dataset.read_split(data, "train", modes, track).coefficients, modes)
+        train = batches.Blocks(dataset.read_split(data, "train", modes, track).coefficients, modes)
     else:
-        train = feed.Blocks(data.splits["train"], modes)
+        train = batches.Blocks(data.splits["train"], modes)
     test_split = dataset.read_split(data, "test", modes, track)
     if test_split.vertices is None:
         raise ValueError(f"{data.path}: the test split has no original vertices to validate against")
@@ -193,11 +196,12 @@ def read_fit_data(data, config, placement: Literal["auto"] | Placement = "auto",
 
 def train(folder: Path, config, fit_data, storage: Storage = "float32", pictures: int = 0) -> None:
     """Train a run folder with a progress bar; SIGINT and SIGTERM save where training is and exit 130 or 143."""
-    from spectral_jax import feed, run
-    from spectral_jax.train import num_steps
+    from spectral_jax.runs import run
+    from spectral_jax.training import batches
+    from spectral_jax.training.step import num_steps
 
     train = fit_data.train_coefficients
-    count = len(train.coefficients if isinstance(train, feed.Resident) else train.meshes)
+    count = len(train.coefficients if isinstance(train, batches.Resident) else train.meshes)
     steps = num_steps(count, config.train.batch_size)
     received: list[int] = []
 

@@ -41,36 +41,36 @@ class View:
     """With polyscope: write this picture (.png or .jpg) instead, which needs no display."""
 
     def __call__(self) -> None:
-        from spectral_jax import viewer, viewer_model, viewer_polyscope
+        from spectral_jax.viewer import polyscope, scene, web
 
         if self.backend == "polyscope":
-            viewer_polyscope.check(self.screenshot)
+            polyscope.check(self.screenshot)
         elif self.screenshot:
             raise ValueError(f"--screenshot {self.screenshot} needs --backend polyscope, not {self.backend}")
         else:
-            viewer.check(self.host, self.port)
+            web.check(self.host, self.port)
         path = Path(os.path.abspath(self.run))
 
         def names() -> list[str]:
             return sorted(file.parent.name for file in path.parent.glob("*/config.json"))
 
         @functools.lru_cache(maxsize=4)
-        def load(name: str) -> viewer_model.Subject:
+        def load(name: str) -> scene.Subject:
             network = open_network(self.run if name == path.name else path.parent / name, self.data)
-            return viewer_model.prepare(network.run, network.data, network.codec, network.geodesic)
+            return scene.prepare(network.run, network.data, network.codec, network.geodesic)
 
         with console.status(f"loading {self.run}"):
             load(path.name).mesh(self.split, self.index)
-        gallery, choice = viewer_model.Gallery(names, load), viewer_model.Choice(split=self.split, index=self.index)
+        gallery, choice = scene.Gallery(names, load), scene.Choice(split=self.split, index=self.index)
         if self.backend == "polyscope":
-            viewer_polyscope.view(gallery, path.name, choice, self.screenshot)
+            polyscope.view(gallery, path.name, choice, self.screenshot)
             return
         received = []  # an exception that a signal raises can be lost in another's callback
         previous = {
             number: signal.signal(number, lambda number, _: received.append(number))
             for number in (signal.SIGINT, signal.SIGTERM)
         }
-        server = viewer.serve(gallery, path.name, choice, self.host, self.port).server
+        server = web.serve(gallery, path.name, choice, self.host, self.port).server
         host = f"[{self.host}]" if ":" in self.host else self.host
         try:
             print(f"http://{host}:{self.port}", flush=True)

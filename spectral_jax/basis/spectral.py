@@ -1,0 +1,256 @@
+"""The spectral basis of a connectivity: Laplacian eigenmodes, project, reconstruct, files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from spectral_jax.basis import eigen
+from spectral_jax.files import atomic, safe_files
+from spectral_jax.geometry import mesh
+
+Operator = Literal["graph", "cotangent"]
+DENSE = 2500  # vertices up to which the dense solver is as fast as the sparse one, or the time does not matter
+MOST_BYTES = 4 << 30  # of a file: all modes of 32,000 vertices
+REMEDY = "a network only fits the basis it was trained on; `spectral-jax basis align` turns one basis into the other"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SpectralBasis:
+    """The lowest eigenmodes of a Laplacian of one connectivity (paper section 3.1).
+
+    Attributes:
+      modes: columns, ascending eigenvalue, float32; orthonormal, with a mass: under the inner product it weights.
+      eigenvalues: of the same columns, float64 on the host.
+      faces: 0-based vertex indices, int32.
+      mass: area of each vertex over their mean, float32, for the cotangent operator; None for the graph's.
+    """
+
+    modes: Float[Array | np.ndarray, "vertex freq"]
+    eigenvalues: Float[Array | np.ndarray, "freq"]
+    faces: Int[Array | np.ndarray, "face 3"]
+    mass: Float[Array | np.ndarray, "vertex"] | None = None
+
+    @property
+    def num_vertices(self) -> int:
+        """Number of vertices."""
+        return self.modes.shape[0]
+
+    @property
+    def num_modes(self) -> int:
+        """Number of modes."""
+        return self.modes.shape[1]
+
+    @property
+    def operator(self) -> Operator:
+        """The Laplacian whose modes these are."""
+        return "graph" if self.mass is None else "cotangent"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the connectivity (see `spectral_jax.geometry.mesh.fingerprint`)."""
+        return mesh.fingerprint(np.asarray(self.faces), self.num_vertices)
+
+
+def project(
+    basis: SpectralBasis, vertices: Float[Array | np.ndarray, "*batch vertex 3"]
+) -> Float[Array, "*batch freq 3"]:
+    """Spectral coefficients C = Phi^T X (with a mass M: Phi^T M X) of vertices in metres, at full float32 precision."""
+    if vertices.shape[-2] != basis.num_vertices:
+        raise ValueError(f"meshes have {vertices.shape[-2]} vertices, the basis has {basis.num_vertices}")
+    weighted = basis.modes if basis.mass is None else basis.modes * basis.mass[:, None]
+    return jnp.einsum("vf,...vc->...fc", weighted, vertices, precision="highest")
+
+
+def reconstruct(
+    basis: SpectralBasis, coefficients: Float[Array | np.ndarray, "*batch freq 3"]
+) -> Float[Array, "*batch vertex 3"]:
+    """Vertices X = Phi C in metres from the first `freq` modes, at full float32 precision."""
+    if coefficients.shape[-2] > basis.num_modes:
+        raise ValueError(f"coefficients have {coefficients.shape[-2]} modes, the basis has {basis.num_modes}")
+    return jnp.einsum("vf,...fc->...vc", basis.modes[:, : coefficients.shape[-2]], coefficients, precision="highest")
+
+
+def truncate(basis: SpectralBasis, num_modes: int) -> SpectralBasis:
+    """The basis of the first `num_modes` modes. Raises ValueError when there are fewer."""
+    if not 1 <= num_modes <= basis.num_modes:
+        raise ValueError(f"{num_modes} modes asked for, the basis has {basis.num_modes}")
+    return replace(basis, modes=basis.modes[:, :num_modes], eigenvalues=basis.eigenvalues[:num_modes])
+
+
+def compute(
+    faces: Int[np.ndarray, "face 3"],
+    num_vertices: int,
+    num_modes: int | None = None,
+    vertices: Float[np.ndarray, "vertex 3"] | None = None,
+    report: Callable[[int], object] = lambda done: None,
+) -> SpectralBasis:
+    """The `num_modes` (default: all) lowest modes of the graph Laplacian of the faces.
+
+    Given vertices: of the cotangent Laplacian of that shape (intrinsic Delaunay: Sharp and Crane 2020), eigenvalues in
+    1/m^2. Raises ValueError for faces out of range, isolated vertices or more modes than vertices; warns when the mesh
+    has several components. Each mode's sign is fixed by `orient`, so machines agree wherever an eigenvalue is simple.
+    `report` is told how many are done: 0 first, more only by the sparse solver (see `solver`).
+    """
+    pairs = mesh.edges(faces, num_vertices)
+    isolated = np.setdiff1d(np.arange(num_vertices), pairs)
+    if isolated.size:
+        raise ValueError(f"{isolated.size} of {num_vertices} vertices belong to no face, the first is {isolated[0]}")
+    components = mesh.num_components(pairs, num_vertices)
+    if components > 1:
+        warnings.warn(f"the mesh has {components} components: as many modes are constant on each", stacklevel=2)
+    num_modes = num_vertices if num_modes is None else num_modes
+    if not 1 <= num_modes <= num_vertices:
+        raise ValueError(f"{num_modes} modes asked for, a mesh of {num_vertices} vertices has {num_vertices}")
+    matrix, mass = mesh.laplacian(faces, num_vertices, vertices)
+    report(0)
+    chosen = solver(num_vertices, num_modes)
+    if chosen == "sparse":
+        eigenvalues, modes = eigen.sliced(matrix, num_modes, report)
+    else:
+        solve = eigen.dense if chosen == "dense" else eigen.dense_on_device
+        eigenvalues, modes = solve(matrix, num_modes)
+    if mass is not None:
+        modes = modes / np.sqrt(mass)[:, None]
+        mass = mass.astype(np.float32)
+    return SpectralBasis(orient(modes).astype(np.float32), eigenvalues, np.asarray(faces, np.int32), mass)
+
+
+def solver(num_vertices: int, num_modes: int) -> Literal["dense", "dense on the GPU", "sparse"]:
+    """What computes so many modes: `spectral_jax.basis.eigen.sliced` where it is faster or the dense matrix large."""
+    if num_vertices > (2 * DENSE if num_modes > 0.6 * num_vertices else DENSE):
+        return "sparse"
+    return "dense on the GPU" if jax.default_backend() == "gpu" else "dense"
+
+
+def from_modes(
+    modes: Float[np.ndarray, "vertex freq"], faces: Int[np.ndarray, "face 3"], names: tuple[str, str]
+) -> SpectralBasis:
+    """The basis of modes computed elsewhere, eigenvalues as Rayleigh quotients.
+
+    Raises ValueError unless they are orthonormal modes of the graph Laplacian of the faces; `names` are what it calls
+    the two.
+    """
+    modes = np.asarray(modes, np.float32)
+    try:
+        matrix = mesh.graph_laplacian(mesh.edges(faces, len(modes)), len(modes))
+    except ValueError as error:
+        raise ValueError(f"{names[1]}: {error}") from error
+    eigenvalues, residuals = rayleigh(modes, matrix)
+    deviation = orthonormality_error(modes)
+    if not (deviation < 1e-4 and residuals.max() < 1e-3):
+        raise ValueError(
+            f"{names[0]}: is not the eigenbasis of the graph Laplacian of {names[1]} (orthonormality is off by "
+            f"{deviation:.2g}, at most 1e-4 allowed, mode {residuals.argmax()} by {residuals.max():.2g}, at most 1e-3)"
+        )
+    return SpectralBasis(modes, eigenvalues, faces)
+
+
+def rayleigh(modes: Float[np.ndarray, "vertex freq"], matrix: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Rayleigh quotients (freq,) of unit columns and the norms (freq,) of what is left of matrix @ modes, float64."""
+    eigenvalues, residuals = np.empty((2, modes.shape[1]))
+    for start in range(0, modes.shape[1], 256):  # blocks, for float64 is only needed here
+        block = slice(start, start + 256)
+        phi = modes[:, block].astype(np.float64)
+        image = matrix @ phi
+        eigenvalues[block] = np.einsum("vf,vf->f", phi, image)
+        residuals[block] = np.linalg.norm(image - phi * eigenvalues[block], axis=0)
+    return eigenvalues, residuals
+
+
+def orient(modes: Float[np.ndarray, "vertex freq"]) -> Float[np.ndarray, "vertex freq"]:
+    """Flip signs so that every mode has a positive sum weighted by w_v = frac((v + 1)^2 * golden ratio).
+
+    The weights follow no symmetry of a mesh, so the sum is never zero by symmetry as that of entries or cubes is.
+    """
+    weights = (np.arange(1, len(modes) + 1, dtype=np.float64) ** 2 * ((1 + np.sqrt(5)) / 2)) % 1.0
+    return modes * np.where(weights @ modes < 0, -1, 1).astype(modes.dtype)
+
+
+def save(path: str | Path, basis: SpectralBasis) -> None:
+    """Write a basis as .npz, atomically and without pickle."""
+    arrays: dict[str, Any] = {
+        "modes": np.asarray(basis.modes, np.float32),
+        "eigenvalues": np.asarray(basis.eigenvalues, np.float64),
+        "faces": np.asarray(basis.faces, np.int32),
+        "fingerprint": np.array(basis.fingerprint),
+    }
+    if basis.mass is not None:
+        arrays["mass"] = np.asarray(basis.mass, np.float32)
+    with atomic.replacing(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def load(path: str | Path) -> SpectralBasis:
+    """Read a basis written by `save` and check it.
+
+    Raises ValueError naming the file when it is missing, malformed, not orthonormal to 1e-4 on a sample of modes, or
+    when its fingerprint is not that of its faces.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such basis file")
+    try:
+        with safe_files.open_npz(path, MOST_BYTES) as file:
+            modes, eigenvalues, faces = file["modes"], file["eigenvalues"], file["faces"]
+            stored, mass = str(file["fingerprint"]), file.get("mass")
+    except ValueError as error:
+        raise ValueError(f"{path}: not a spectral basis ({error})") from error
+    if modes.ndim != 2 or 0 in modes.shape or eigenvalues.shape != modes.shape[1:] or faces.shape[1:] != (3,):
+        raise ValueError(
+            f"{path}: modes {modes.shape}, eigenvalues {eigenvalues.shape}, faces {faces.shape} do not fit"
+        )
+    floats = (modes, eigenvalues) if mass is None else (modes, eigenvalues, mass)
+    if any(array.dtype.kind != "f" for array in floats) or faces.dtype.kind not in "iu":
+        raise ValueError(f"{path}: {', '.join(str(array.dtype) for array in floats)} for floats, faces {faces.dtype}")
+    if mass is not None and not (mass.shape == modes.shape[:1] and ((mass > 0) & (mass < np.inf)).all()):
+        raise ValueError(f"{path}: mass {mass.shape} of {len(modes)} vertices, or not all of it is positive")
+    with np.errstate(all="ignore"):
+        deviation = orthonormality_error(modes, mass)
+    if not deviation < 1e-4:
+        raise ValueError(f"{path}: modes are not orthonormal (off by {deviation:.2g}, at most 1e-4 allowed)")
+    if not (np.isfinite(modes).all() and np.isfinite(eigenvalues).all()):
+        raise ValueError(f"{path}: not all modes and eigenvalues are finite")
+    try:
+        found = mesh.fingerprint(faces, len(modes))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if found != stored:
+        raise ValueError(f"{path}: its faces have fingerprint {found[:12]}, it was made for {stored[:12]}")
+    return SpectralBasis(modes, eigenvalues, faces.astype(np.int32), mass)
+
+
+def orthonormality_error(
+    modes: Float[np.ndarray, "vertex freq"], mass: Float[np.ndarray, "vertex"] | None = None
+) -> float:
+    """Largest deviation of the Gram matrix of up to 64 modes, spread over the spectrum, from the identity."""
+    sample = modes[:, np.unique(np.linspace(0, modes.shape[1] - 1, 64).astype(int))].astype(np.float64)
+    weighted = sample if mass is None else sample * mass[:, None]
+    return float(np.abs(sample.T @ weighted - np.eye(sample.shape[1])).max())
+
+
+def check_same(basis: SpectralBasis, other: SpectralBasis, names: tuple[str, str], tolerance: float = 1e-3) -> None:
+    """Raise ValueError unless two bases have one connectivity and the same modes, signs and rotations included."""
+    if basis.fingerprint != other.fingerprint:
+        raise ValueError(
+            f"{names[0]} has {basis.num_vertices} vertices and connectivity {basis.fingerprint[:12]}, "
+            f"{names[1]} has {other.num_vertices} and {other.fingerprint[:12]}: not the same connectivity"
+        )
+    if basis.operator != other.operator:
+        raise ValueError(f"{names[0]} is of the {basis.operator} operator, {names[1]} of the {other.operator} operator")
+    shared = min(basis.num_modes, other.num_modes)
+    difference = np.abs(np.asarray(basis.modes[:, :shared]) - np.asarray(other.modes[:, :shared])).max(axis=0)
+    if difference.max() > tolerance:
+        raise ValueError(
+            f"{names[0]} and {names[1]} have different modes ({(difference > tolerance).sum()} of {shared} differ, the "
+            f"first is mode {int(np.argmax(difference > tolerance))}): {REMEDY}"
+        )

@@ -1,0 +1,167 @@
+"""SMPL-H-format bodies: poses and betas to posed, normalised vertices."""
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from spectral_jax.bodies import smplh_pickle
+from spectral_jax.files import safe_files
+
+NUM_BETAS = 16
+ARRAYS = {
+    "v_template": ("V", 3),
+    "f": ("F", 3),
+    "weights": ("V", 52),
+    "shapedirs": ("V", 3, NUM_BETAS),
+    "posedirs": ("V", 3, 459),
+    "J_regressor": (52, "V"),
+    "kintree_table": (2, 52),
+}
+INTEGERS = ("f", "kintree_table")
+ROOT_PARENTS = (-1, 2**32 - 1)  # what stands for no joint
+DEMO_SIZES = (1229, 12272)
+GENDERS = ("female", "male", "neutral")
+SEARCH_DEPTH = 3
+
+
+class Body(NamedTuple):
+    """A body model: the body-models SMPLH of JAX arrays, and its faces."""
+
+    model: Any
+    faces: Int[np.ndarray, "face 3"]
+
+    @property
+    def num_vertices(self) -> int:
+        return self.model.num_vertices
+
+
+def demo_body_path(num_vertices: int = 1229) -> Path:
+    """The demo body file of 1,229 or 12,272 vertices; ValueError for another number."""
+    if num_vertices not in DEMO_SIZES:
+        raise ValueError(f"there are demo bodies of 1229 and 12272 vertices, not of {num_vertices}")
+    return Path(str(files("spectral_jax") / "assets" / f"demo_body_{num_vertices}.npz"))
+
+
+def find_bodies(folder: Path | str) -> dict[str, Path]:
+    """The body file of each gender ("female", "male", "neutral" where there is one) in a folder or up to three below.
+
+    These are SMPLH_<GENDER>.npz or .pkl, in any case, or <gender>/model.npz or .pkl; an .npz goes before the .pkl next
+    to it. ValueError names the folder and the gender that is missing or the two files that there are of one gender.
+    """
+    folder, found = Path(folder), {gender: [] for gender in GENDERS}
+    for depth in range(SEARCH_DEPTH + 1):
+        for path in folder.glob("*/" * depth + "*"):
+            name = f"smplh_{path.parent.name}" if path.stem.lower() == "model" else path.stem
+            prefix, gender = name.lower()[:6], name.lower()[6:]
+            if prefix == "smplh_" and gender in GENDERS and path.suffix.lower() in (".npz", ".pkl") and path.is_file():
+                found[gender].append(path)
+    for gender, paths in found.items():
+        archives = {path.parent for path in paths if path.suffix.lower() == ".npz"}
+        paths[:] = sorted(path for path in paths if path.suffix.lower() == ".npz" or path.parent not in archives)
+        if len(paths) > 1:
+            raise ValueError(f"{folder}: two {gender} bodies, keep one of {paths[0]} and {paths[1]}")
+    missing = [gender for gender in ("female", "male") if not found[gender]]
+    if missing:
+        raise ValueError(
+            f"{folder}: no {' and no '.join(missing)} body: looked here and up to {SEARCH_DEPTH} folders down for "
+            + " and ".join(f"SMPLH_{gender.upper()} or {gender}/model" for gender in missing)
+            + ", .npz or .pkl"
+        )
+    return {gender: paths[0] for gender, paths in found.items() if paths}
+
+
+def load_body(path: Path | str) -> Body:
+    """Reads an SMPL-H file, .npz or .pkl (of any Python, with or without chumpy); nothing that is in it is ever run.
+
+    Of more than 16 shape components the first 16 are used. ValueError names the file and what is missing or wrong.
+    """
+    from body_models.smplh.jax import SMPLH
+
+    # body-models unpickles what it reads: it gets a copy of the checked arrays only.
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "body.npz"
+        np.savez(copy, allow_pickle=False, **_read_arrays(Path(path)))
+        model = SMPLH(model_path=copy, flat_hand_mean=True)
+    return Body(model, np.asarray(model.faces, np.int32))
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such body file")
+    if path.suffix.lower() not in (".npz", ".pkl"):
+        raise ValueError(f"{path}: expected an SMPL-H .npz or .pkl file")
+    pickled = nullcontext(smplh_pickle.load(path, ARRAYS)) if path.suffix.lower() == ".pkl" else None
+    try:
+        with pickled or safe_files.open_npz(path, smplh_pickle.FILE_BYTES) as arrays:
+            return _check_arrays(arrays)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a usable SMPL-H body: {error}") from error
+
+
+def _check_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The checked arrays as float32 and int64, each read and made small before the next."""
+    missing = sorted(set(ARRAYS) - set(arrays))
+    if missing:
+        raise ValueError(f"no array {', '.join(missing)}")
+    checked, sizes = {}, {}
+    for name, axes in ARRAYS.items():
+        array, integers = arrays[name], name in INTEGERS
+        if array.dtype.kind not in ("iu" if integers else "fiu"):
+            raise ValueError(f"{name} has the dtype {array.dtype}, expected {'integers' if integers else 'numbers'}")
+        if name == "shapedirs" and array.ndim == 3:
+            if array.shape[2] < NUM_BETAS:
+                raise ValueError(
+                    f"shapedirs has {array.shape[2]} shape components, {NUM_BETAS} needed, as many as AMASS has betas: "
+                    "get the extended SMPL+H model (mano.is.tue.mpg.de)"
+                )
+            array = array[..., :NUM_BETAS]
+        expected = tuple(
+            sizes.setdefault(n, array.shape[0] if array.ndim else 0) if isinstance(n, str) else n for n in axes
+        )
+        if array.shape != expected:
+            raise ValueError(f"{name} has shape {array.shape}, expected {expected}")
+        with np.errstate(over="ignore"):
+            checked[name] = np.ascontiguousarray(array, np.int64 if integers else np.float32)
+        if not np.isfinite(checked[name]).all():
+            raise ValueError(f"{name} has numbers that are not finite in float32")
+    vertices = checked["f"].ravel()
+    if not vertices.size or vertices.min() < 0 or vertices.max() >= sizes["V"]:
+        found = f"{vertices.min()} to {vertices.max()}" if vertices.size else "no vertices"
+        raise ValueError(f"f joins {found}, expected vertices from 0 to {sizes['V'] - 1}")
+    for joint, parent in enumerate(checked["kintree_table"][0].tolist()):
+        if not (0 <= parent < joint if joint else parent in ROOT_PARENTS):
+            expected = f"one from 0 to {joint - 1}" if joint else " or ".join(map(str, ROOT_PARENTS))
+            raise ValueError(f"kintree_table gives joint {joint} the parent {parent}, expected {expected}")
+    return checked
+
+
+def pose_bodies(
+    body: Body, poses: Float[Array | np.ndarray, "batch 156"], betas: Float[Array | np.ndarray, "batch 16"]
+) -> Float[Array, "batch vertex 3"]:
+    """Vertices in metres of bodies posed by AMASS axis-angles, pelvis joint at the origin, root orientation removed.
+
+    Taking out the root orientation, a rotation about the pelvis, is posing without it: poses[:, :3] is not read.
+    """
+    return _pose(body.model, poses, betas)
+
+
+@partial(jax.jit, static_argnums=0)
+def _pose(model: Any, poses: Array, betas: Array) -> Array:
+    """Skinned by one product with the dense weights: on a CPU three times as fast as the gathers of body-models."""
+    poses = poses.astype("float32").reshape(-1, 52, 3)
+    with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"):
+        identity = model.prepare_identity(betas.astype("float32"))
+        pose = model.prepare_pose(poses[:, 1:22], poses[:, 22:], identity=identity)
+        rest = model.apply_pose_correctives(identity=identity, pose=pose).transpose(1, 2, 0)
+        blended = jax.numpy.einsum("vj,bjrc->vrcb", model.skin_weights, pose["skinning_transforms"][:, :, :3])
+        vertices = sum(blended[:, :, c] * rest[:, None, c] for c in range(3)) + blended[:, :, 3]
+        pelvis = pose["skeleton_transforms"][:, 0, :3, 3]
+        return vertices.transpose(2, 0, 1) - pelvis[:, None]

@@ -1,0 +1,160 @@
+"""Triangle meshes that share one connectivity: the record, its graph, its Laplacian, files."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from spectral_jax import extras
+from spectral_jax.files import safe_files
+
+if TYPE_CHECKING:
+    import scipy.sparse
+
+SUFFIXES = (".obj", ".ply", ".off", ".stl")
+MOST_BYTES = 32 << 20  # of a file: 450,000 vertices as text, in which trimesh takes 75 times as much memory
+LINE = 1 << 16  # characters of an .obj file's line
+
+
+class Mesh(NamedTuple):
+    """A triangle mesh: vertices (vertex, 3) in metres, faces (face, 3) as 0-based vertex indices."""
+
+    vertices: Float[np.ndarray, "vertex 3"]
+    faces: Int[np.ndarray, "face 3"]
+
+
+def edges(faces: Int[np.ndarray, "face 3"], num_vertices: int) -> Int[np.ndarray, "edge 2"]:
+    """Undirected edges of the faces, each once, sorted, smaller index first.
+
+    Raises ValueError for a face that names a vertex outside 0 .. num_vertices - 1 or the same vertex twice.
+    """
+    faces = np.asarray(faces, np.int64)
+    if faces.size and (faces.min() < 0 or faces.max() >= num_vertices):
+        raise ValueError(
+            f"faces name vertices {faces.min()} to {faces.max()}, but there are {num_vertices} vertices "
+            f"(0 to {num_vertices - 1}); are the faces 1-based?"
+        )
+    pairs = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
+    degenerate = pairs[:, 0] == pairs[:, 1]
+    if degenerate.any():
+        raise ValueError(f"face {int(np.argmax(degenerate)) % len(faces)} names vertex {pairs[degenerate][0, 0]} twice")
+    codes = np.unique(pairs[:, 0] * num_vertices + pairs[:, 1])  # one number an edge sorts far faster than rows do
+    return np.stack([codes // num_vertices, codes % num_vertices], axis=1)
+
+
+def graph_laplacian(edges: Int[np.ndarray, "edge 2"], num_vertices: int) -> scipy.sparse.csr_array:
+    """Combinatorial graph Laplacian L = D - A, (vertex, vertex) sparse float64 (paper section 3.1)."""
+    import scipy.sparse
+
+    i, j = np.asarray(edges, np.int64).T
+    ones = np.ones(2 * len(i))
+    adjacency = scipy.sparse.coo_array((ones, (np.r_[i, j], np.r_[j, i])), shape=(num_vertices, num_vertices)).tocsr()
+    return scipy.sparse.csr_array(scipy.sparse.diags_array(adjacency.sum(axis=1)) - adjacency)
+
+
+def laplacian(
+    faces: Int[np.ndarray, "face 3"], num_vertices: int, vertices: Float[np.ndarray, "vertex 3"] | None = None
+) -> tuple[Any, Float[np.ndarray, "vertex"] | None]:
+    """The symmetric sparse matrix of an operator, M^(-1/2) L M^(-1/2), and M over its mean: None for the graph's."""
+    if vertices is None:
+        return graph_laplacian(edges(faces, num_vertices), num_vertices), None
+    robust_laplacian = extras.require("robust_laplacian", "cotangent", "--operator cotangent")
+    import scipy.sparse
+
+    stiffness, areas = robust_laplacian.mesh_laplacian(np.asarray(vertices, np.float64), np.asarray(faces, np.int64))
+    areas = areas.diagonal()
+    if not (np.isfinite(areas).all() and areas.min() > 0):
+        raise ValueError(f"vertex {int(np.argmin(areas))} has the area {areas.min():.3g}: the mesh is degenerate there")
+    scale = scipy.sparse.diags_array(1 / np.sqrt(areas))
+    return scipy.sparse.csr_array(scale @ stiffness @ scale), areas / areas.mean()
+
+
+def num_components(edges: Int[np.ndarray, "edge 2"], num_vertices: int) -> int:
+    """Number of connected components of the graph; an isolated vertex is a component."""
+    import scipy.sparse
+
+    ones = np.ones(len(edges))
+    graph = scipy.sparse.coo_array((ones, tuple(np.asarray(edges).T)), shape=(num_vertices, num_vertices))
+    return int(scipy.sparse.csgraph.connected_components(graph, directed=False, return_labels=False))
+
+
+def fingerprint(faces: Int[np.ndarray, "face 3"], num_vertices: int) -> str:
+    """SHA-256 of the vertex count and the edges: equal exactly when two meshes have the same Laplacian."""
+    pairs = edges(faces, num_vertices).astype("<i8")
+    return hashlib.sha256(np.int64(num_vertices).astype("<i8").tobytes() + pairs.tobytes()).hexdigest()
+
+
+def read_mesh(path: str | Path) -> Mesh:
+    """Read a triangle mesh (.obj .ply .off .stl), vertex order untouched; units as in the file.
+
+    Raises ValueError naming the file when it is missing, of another kind, too large, unreadable or has no triangles.
+    """
+    import trimesh
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such mesh file")
+    if path.suffix.lower() not in SUFFIXES:  # trimesh reads more, and what those formats refer to
+        raise ValueError(f"{path}: expected a mesh file ({' '.join(SUFFIXES)})")
+    safe_files.check_size(path, MOST_BYTES)
+    try:
+        if path.suffix.lower() == ".obj":
+            vertices, faces = _read_obj(path)
+        else:  # unless told not to, trimesh splits the vertices of a .ply along texture seams and drops unused ones
+            loaded = trimesh.load_mesh(path, process=False, fix_texture=False, skip_materials=True)
+            vertices, faces = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.int32)
+    except Exception as error:  # trimesh's readers raise whatever the parser beneath raised
+        raise ValueError(f"{path}: not a readable mesh ({error})") from error
+    if not len(faces):
+        raise ValueError(f"{path}: no triangles among its {len(vertices)} vertices")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise ValueError(f"{path}: faces name vertices {faces.min()} to {faces.max()} of {len(vertices)}")
+    return Mesh(vertices, faces)
+
+
+def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and triangles (polygons as fans) of the v and f lines; trimesh splits, reorders and drops vertices."""
+    vertices, faces = array("f"), array("i")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in _whole_lines(file):
+            kind, *words = line.split("#")[0].split() or [""]
+            if kind == "v":
+                x, y, z, *_ = map(float, words)
+                vertices.extend((x, y, z))
+            elif kind == "f":
+                numbers = [int(word.split("/")[0]) for word in words]
+                if 0 in numbers:
+                    raise ValueError(f"a face names vertex 0, they count from 1: {line.strip()[:80]}")
+                first, *others = [number - 1 if number > 0 else len(vertices) // 3 + number for number in numbers]
+                for a, b in itertools.pairwise(others):
+                    faces.extend((first, a, b))
+    return np.array(vertices, np.float32).reshape(-1, 3), np.array(faces, np.int32).reshape(-1, 3)
+
+
+def _whole_lines(file: Iterable[str]) -> Iterator[str]:
+    """Lines, those that end in a backslash joined with the next."""
+    begun = ""
+    for line in file:
+        begun += line
+        if len(begun) > LINE:
+            raise ValueError(f"a line of more than {LINE:,} characters")
+        if begun.endswith("\\\n"):
+            begun = begun[:-2] + " "
+            continue
+        yield begun
+        begun = ""
+    yield begun
+
+
+def write_mesh(path: str | Path, mesh: Mesh) -> None:
+    """Write a mesh as the file's suffix says (.ply, .obj, .stl, .off, .glb), vertex order kept."""
+    import trimesh
+
+    trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).export(Path(path))

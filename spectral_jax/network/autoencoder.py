@@ -1,0 +1,146 @@
+"""The spectral autoencoder with learned pooling, SAE-LP (Lemeunier et al. 2022, section 4)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from spectral_jax.network import primitives
+
+Activation = Literal["ELU", "ReLU", "Tanh", "Sigmoid", "LeakyReLU"]
+
+ACTIVATIONS = {
+    "ELU": primitives.elu,
+    "ReLU": nn.relu,
+    "Tanh": jnp.tanh,
+    "Sigmoid": nn.sigmoid,
+    "LeakyReLU": lambda x: nn.leaky_relu(x, 0.01),
+}
+CHANNELS = (3, 16, 32, 64, 128)
+POOLED = (256, 64, 32, 16)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Options of the network; the defaults are the published SAE-LP-4096-16. Raises ValueError for an unusable one."""
+
+    modes: int = 4096
+    """Spectral modes in and out (published: nb_freq)."""
+    latent_size: int = 16
+    """Numbers in a latent (published: size_latent)."""
+    conv_size: int = 3
+    """Width of every convolution along frequency, odd (published: size_conv)."""
+    activation: Activation = "ELU"
+    """Activation after every convolution but the last (published: activation_func)."""
+
+    def __post_init__(self):
+        if self.modes < 1:
+            raise ValueError(f"modes must be at least 1, not {self.modes}")
+        if self.latent_size < 1:
+            raise ValueError(f"latent size must be at least 1, not {self.latent_size}")
+        if self.conv_size < 1 or self.conv_size % 2 == 0:
+            raise ValueError(f"conv size must be odd, so that lengths are kept, not {self.conv_size}")
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"activation must be one of {', '.join(get_args(Activation))}, not {self.activation!r}")
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths along frequency before and after each pooling."""
+        return (self.modes, *POOLED)
+
+
+class Conv(nn.Module):
+    """Convolution along frequency with zero padding, and a bias."""
+
+    features: int
+    size: int
+    trained: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "chan batch freq"]) -> Float[Array, "out batch freq"]:
+        """The convolved channels."""
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (self.size, x.shape[0], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        convolve = primitives.convolve_trained if self.trained else primitives.convolve
+        return convolve(x, kernel) + bias[:, None, None]
+
+
+class SpectralAutoencoder(nn.Module):
+    """Encoder and decoder on spectral coefficients (batch, freq, 3); inputs are not standardised.
+
+    With `trained` the gradients are those of `primitives`: faster in reverse mode, none in forward mode.
+    """
+
+    config: ModelConfig
+    trained: bool = False
+
+    def setup(self):
+        config, xavier = self.config, nn.initializers.xavier_uniform()
+        ends = list(zip(config.lengths[:-1], config.lengths[1:], strict=True))
+        self.encoder_conv = [Conv(features, config.conv_size, self.trained) for features in CHANNELS[1:]]
+        self.downsampling = [self.param(f"downsampling_{i}", xavier, shape) for i, shape in enumerate(ends)]
+        self.encoder_linear = nn.Dense(config.latent_size, kernel_init=xavier)
+        self.decoder_linear = nn.Dense(CHANNELS[-1] * POOLED[-1], kernel_init=xavier)
+        self.upsampling = [self.param(f"upsampling_{i}", xavier, shape[::-1]) for i, shape in enumerate(reversed(ends))]
+        self.decoder_conv = [Conv(features, config.conv_size, self.trained) for features in (64, 32, 16, 16)]
+        self.last_conv = Conv(CHANNELS[0], config.conv_size, self.trained)
+
+    def encode(self, coefficients: Float[Array, "batch freq 3"]) -> Float[Array, "batch latent"]:
+        """Latents of coefficients. Raises ValueError when the mode count is not the network's."""
+        if coefficients.shape[1:] != (self.config.modes, 3):
+            raise ValueError(
+                f"coefficients are (batch, {self.config.modes}, 3) for this network, not {coefficients.shape}"
+            )
+        activation, pool = self._operations()
+        x = coefficients.transpose(2, 0, 1)
+        for conv, pooling in zip(self.encoder_conv, self.downsampling, strict=True):
+            x = pool(activation(conv(x)), pooling)
+        return self.encoder_linear(x.transpose(1, 0, 2).reshape(len(coefficients), -1))
+
+    def decode(self, latents: Float[Array, "batch latent"]) -> Float[Array, "batch freq 3"]:
+        """Coefficients of latents. Raises ValueError when the latent size is not the network's."""
+        if latents.shape[1:] != (self.config.latent_size,):
+            raise ValueError(f"latents are (batch, {self.config.latent_size}) for this network, not {latents.shape}")
+        activation, pool = self._operations()
+        x = self.decoder_linear(latents).reshape(len(latents), CHANNELS[-1], POOLED[-1]).transpose(1, 0, 2)
+        for pooling, conv in zip(self.upsampling, self.decoder_conv, strict=True):
+            x = activation(conv(pool(x, pooling)))
+        return self.last_conv(x).transpose(1, 2, 0)
+
+    def _operations(self):
+        pool = primitives.pool_trained if self.trained else primitives.pool
+        return ACTIVATIONS[self.config.activation], pool
+
+    def __call__(self, coefficients: Float[Array, "batch freq 3"]) -> Float[Array, "batch freq 3"]:
+        """Coefficients through the latent and back."""
+        return self.decode(self.encode(coefficients))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init_params(config: ModelConfig, key: Array) -> dict:
+    """Fresh parameters: Xavier uniform weights and pooling matrices, zero biases, float32.
+
+    The distribution is that of `SpectralAutoencoder.init`, drawn in one go: XLA takes ten times as long to compile a
+    random generator for each of the 18 weights.
+    """
+    example = jax.ShapeDtypeStruct((1, config.modes, 3), jnp.float32)
+    shapes = jax.eval_shape(SpectralAutoencoder(config).init, key, example)["params"]
+    leaves, structure = jax.tree.flatten(shapes)
+    sizes = [0 if leaf.ndim == 1 else leaf.size for leaf in leaves]  # one axis: a bias
+    draws = jnp.split(jax.random.uniform(key, (sum(sizes),), minval=-1, maxval=1), np.cumsum(sizes)[:-1])
+
+    def xavier(draw, leaf):
+        if leaf.ndim == 1:
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        fans = leaf.size // leaf.shape[-1] + leaf.size // leaf.shape[-2]
+        return math.sqrt(6 / fans) * draw.reshape(leaf.shape)
+
+    return jax.tree.unflatten(structure, [xavier(*pair) for pair in zip(draws, leaves, strict=True)])

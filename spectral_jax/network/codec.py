@@ -1,0 +1,143 @@
+"""A trained network on any number of meshes: compiled for a few batch sizes, and the device is not kept waiting."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from spectral_jax.basis import spectral
+from spectral_jax.basis.spectral import SpectralBasis
+from spectral_jax.network.autoencoder import SpectralAutoencoder
+
+BATCH = 64  # meshes at once; on two CPU cores 64 and 16 are within 30 %, and a GPU wants many
+AHEAD = 2  # batches on their way while the one before them is fetched
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """What a codec is made of: a `Run`, or anything with a network, its parameters and their basis."""
+
+    @property
+    def model(self) -> SpectralAutoencoder: ...
+    @property
+    def params(self) -> Any: ...
+    @property
+    def basis(self) -> SpectralBasis | None: ...
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["params", "basis"], meta_fields=["model"])
+@dataclass(frozen=True)
+class Codec:
+    """A trained network and the modes it works on, both on the device.
+
+    Its methods take any number of meshes, an array or rows that are read one after the other while the device works,
+    and return float32 on the host. Programs are compiled for batches of 64, and of 1, 2, 4, ... where that is all, so
+    7 times at most each; a batch is filled up with zeros, which no other row notices. All products are at precision
+    "highest", as in the evaluation. They raise ValueError for rows of another shape than the network's.
+
+    Under `jit` and `grad` use `encode_batch` and the like: a codec is a pytree, so its parameters are arguments.
+    """
+
+    model: SpectralAutoencoder
+    params: Any
+    basis: SpectralBasis
+
+    @classmethod
+    def of(cls, run: Trained) -> Codec:
+        """The codec of a run."""
+        basis = None if run.basis is None else spectral.truncate(run.basis, run.model.config.modes)
+        return cls(run.model, jax.device_put(run.params), jax.device_put(basis))
+
+    def encode(self, coefficients: Iterable) -> Float[np.ndarray, "mesh latent"]:
+        """Latents of coefficients (mesh, freq, 3)."""
+        return self._gather(encode_batch, coefficients, (self.model.config.latent_size,))
+
+    def encode_vertices(self, vertices: Iterable) -> Float[np.ndarray, "mesh latent"]:
+        """Latents of vertices (mesh, vertex, 3) in metres, placed as those it was trained on."""
+        return self._gather(encode_vertices_batch, vertices, (self.model.config.latent_size,))
+
+    def decode(self, latents: Iterable) -> Float[np.ndarray, "mesh freq 3"]:
+        """Coefficients of latents (mesh, latent)."""
+        return self._gather(decode_batch, latents, (self.model.config.modes, 3))
+
+    def decode_vertices(self, latents: Iterable) -> Float[np.ndarray, "mesh vertex 3"]:
+        """Vertices in metres of latents (mesh, latent)."""
+        return self._gather(decode_vertices_batch, latents, (self.basis.num_vertices, 3))
+
+    def reconstruct(self, coefficients: Iterable) -> Float[np.ndarray, "mesh vertex 3"]:
+        """Vertices in metres of coefficients (mesh, freq, 3) through the network."""
+        return self._gather(reconstruct_batch, coefficients, (self.basis.num_vertices, 3))
+
+    def stream(self, function: Callable[[Codec, Array], Array], rows: Iterable) -> Iterator[np.ndarray]:
+        """What `decode_batch` or another of them makes of rows, a batch at a time: for more than memory holds."""
+        size, under_way = 1, deque()
+        for batch in _batches(rows):
+            size = max(size, 1 << (len(batch) - 1).bit_length())  # a rest is filled up: cheaper than a compilation
+            count = len(batch)
+            if count < size:
+                batch = np.concatenate([batch, np.zeros((size - count, *batch.shape[1:]), np.float32)])
+            result = function(self, jnp.asarray(batch))
+            result.copy_to_host_async()
+            under_way.append((result, count))
+            if len(under_way) > AHEAD:
+                result, count = under_way.popleft()
+                yield np.asarray(result)[:count]
+        for result, count in under_way:
+            yield np.asarray(result)[:count]
+
+    def _gather(self, function: Callable, rows: Iterable, shape: tuple[int, ...]) -> np.ndarray:
+        return np.concatenate([np.empty((0, *shape), np.float32), *self.stream(function, rows)])
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def encode_batch(codec: Codec, coefficients: Float[Array, "batch freq 3"]) -> Float[Array, "batch latent"]:
+    """Latents of coefficients."""
+    latents: Any = codec.model.apply({"params": codec.params}, coefficients, method="encode")
+    return latents
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def decode_batch(codec: Codec, latents: Float[Array, "batch latent"]) -> Float[Array, "batch freq 3"]:
+    """Coefficients of latents."""
+    coefficients: Any = codec.model.apply({"params": codec.params}, latents, method="decode")
+    return coefficients
+
+
+@jax.jit
+def encode_vertices_batch(codec: Codec, vertices: Float[Array, "batch vertex 3"]) -> Float[Array, "batch latent"]:
+    """Latents of vertices in metres."""
+    return encode_batch(codec, spectral.project(codec.basis, vertices))
+
+
+@jax.jit
+def decode_vertices_batch(codec: Codec, latents: Float[Array, "batch latent"]) -> Float[Array, "batch vertex 3"]:
+    """Vertices in metres of latents."""
+    return spectral.reconstruct(codec.basis, decode_batch(codec, latents))
+
+
+@jax.jit
+def reconstruct_batch(codec: Codec, coefficients: Float[Array, "batch freq 3"]) -> Float[Array, "batch vertex 3"]:
+    """Vertices in metres of coefficients through the network."""
+    return decode_vertices_batch(codec, encode_batch(codec, coefficients))
+
+
+def _batches(rows: Iterable) -> Iterator[np.ndarray]:
+    """Arrays of up to BATCH rows, float32; one that is a view of a file is read as it goes."""
+    if isinstance(rows, np.ndarray | jax.Array):
+        array = np.asarray(rows)
+        yield from (np.asarray(array[start : start + BATCH], np.float32) for start in range(0, len(array), BATCH))
+        return
+    rows = iter(rows)
+    while chunk := list(islice(rows, BATCH)):
+        yield np.stack(chunk, dtype=np.float32)

@@ -1,0 +1,109 @@
+"""The name table between this network and the published PyTorch one: which parameter is which, and how it lies."""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Float
+
+from spectral_jax.files import options
+from spectral_jax.network.autoencoder import ModelConfig, init_params
+
+
+class Weight(NamedTuple):
+    """A parameter in both worlds; `axes` turns either array into the other, being its own inverse."""
+
+    path: tuple[str, ...]
+    name: str
+    axes: tuple[int, ...]
+
+
+def _layer(ours: str, theirs: str, *axes: int) -> tuple[Weight, Weight]:
+    return Weight((ours, "kernel"), f"{theirs}.weight", axes), Weight((ours, "bias"), f"{theirs}.bias", (0,))
+
+
+# In the published order of parameters, which is that of Adam's state too.
+TABLE = (
+    *(weight for i in range(4) for weight in _layer(f"encoder_conv_{i}", f"encoder_features.{2 * i}", 2, 1, 0)),
+    *_layer("encoder_linear", "encoder_linear.0", 1, 0),
+    *_layer("decoder_linear", "decoder_linear.0", 1, 0),
+    *(weight for i in range(4) for weight in _layer(f"decoder_conv_{i}", f"decoder_features.{2 * i}", 2, 1, 0)),
+    *_layer("last_conv", "last_conv", 2, 1, 0),
+    *(Weight((f"downsampling_{i}",), f"downsampling_mats.{i}", (0, 1)) for i in range(4)),
+    *(Weight((f"upsampling_{i}",), f"upsampling_mats.{i}", (0, 1)) for i in range(4)),
+)
+
+
+@functools.cache
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of the published state dict, by name."""
+    ours: Any = flatten_dict(jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
+    return {name: tuple(ours[path].shape[axis] for axis in axes) for path, name, axes in TABLE}
+
+
+def _check(state_dict: Mapping[str, Any], config: ModelConfig) -> None:
+    """Raise one ValueError that lists every missing, unexpected and misshapen array."""
+    found, wanted = {name: getattr(value, "shape", None) for name, value in state_dict.items()}, _shapes(config)
+    offenders = [f"{name} {wanted[name]} is missing" for name in wanted if name not in found]
+    offenders += [f"{str(name)[:80]} {found[name]} is unexpected" for name in found if name not in wanted]
+    offenders += [
+        f"{name} is {found[name]}, not {wanted[name]}"
+        for name in wanted
+        if name in found and found[name] != wanted[name]
+    ]
+    offenders += [
+        f"{name} is {value.dtype}, not floats"
+        for name, value in state_dict.items()
+        if name in wanted and found[name] == wanted[name] and not jax.numpy.issubdtype(value.dtype, jax.numpy.floating)
+    ]
+    if offenders:
+        raise ValueError("not the weights of this network: " + "; ".join(offenders))
+
+
+def infer_config(state_dict: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]:
+    """The network that a published state dict belongs to, and lines that say what was inferred and what assumed.
+
+    Raises ValueError listing all arrays that are missing, unexpected or of the wrong shape.
+    """
+
+    def size(name: str, axis: int, default: int) -> int:
+        shape = getattr(state_dict.get(name), "shape", ())
+        return shape[axis] if len(shape) > axis else default
+
+    sizes = {
+        "modes": size("downsampling_mats.0", 0, ModelConfig.modes),
+        "latent_size": size("encoder_linear.0.weight", 0, ModelConfig.latent_size),
+        "conv_size": size("encoder_features.0.weight", 2, ModelConfig.conv_size),
+    }
+    config = options.fill(ModelConfig(), sizes)
+    _check(state_dict, config)
+    return config, [
+        f"{config.modes} modes, latent size {config.latent_size}, conv size {config.conv_size}: from the weights",
+        f"activation {config.activation}: assumed, the weights do not tell",
+    ]
+
+
+def params_from_state_dict(state_dict: Mapping[str, Any], config: ModelConfig) -> dict:
+    """Our parameters, float32 on the host, of a published state dict; raises ValueError as `infer_config` does."""
+    _check(state_dict, config)
+    arrays = {w.path: np.asarray(state_dict[w.name]).transpose(w.axes) for w in TABLE}
+    return unflatten_dict({path: np.array(array, np.float32, order="C") for path, array in arrays.items()})
+
+
+def state_dict_from_params(params: Mapping[str, Any]) -> OrderedDict[str, Float[np.ndarray, "..."]]:
+    """The published state dict, in its order, of our parameters; raises ValueError as `infer_config` does."""
+    ours = {path: np.asarray(value) for path, value in flatten_dict(dict(params)).items()}
+    state_dict = OrderedDict()
+    for path, name, axes in TABLE:
+        if path in ours:
+            array = ours.pop(path)
+            state_dict[name] = np.array(array.transpose(axes) if array.ndim == len(axes) else array, order="C")
+    state_dict.update(("/".join(path), array) for path, array in ours.items())
+    infer_config(state_dict)
+    return state_dict

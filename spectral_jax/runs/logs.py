@@ -1,0 +1,73 @@
+"""What a run writes while it trains: log.jsonl, one line an epoch, and TensorBoard event files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from spectral_jax.files import atomic, safe_files
+
+LOG_FILE, EVENTS_FOLDER = "log.jsonl", "tb_logs"
+LOG_BYTES = 64 << 20  # some 250,000 epochs
+
+
+class RunLog:
+    """Writes each epoch's figures to both; opened at `epoch` epochs done, it drops later lines of an earlier try."""
+
+    def __init__(self, run_folder: Path, epoch: int):
+        path = run_folder / LOG_FILE
+        kept = [line for line in read_log(run_folder) if line["epoch"] <= epoch]
+        atomic.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a", buffering=1)
+        self._events = _summary_writer()(str(run_folder / EVENTS_FOLDER), purge_step=epoch + 1, write_to_disk=True)
+
+    def write(self, epoch: int, figures: dict[str, float]) -> None:
+        """Log the figures of the `epoch`-th epoch (1-based)."""
+        self._file.write(json.dumps({"epoch": epoch, **figures}) + "\n")
+        for name, value in figures.items():
+            self._events.add_scalar(name, value, epoch)
+
+    def show(self, epoch: int, latents: np.ndarray, picture: np.ndarray | None) -> None:
+        """A histogram of each column of latents (mesh, latent), and a picture (height, width, 3) where there is one."""
+        for i, values in enumerate(latents.T):
+            self._events.add_histogram(f"latent/{i:03d}", values, epoch)
+        if picture is not None:
+            self._events.add_image("reconstructions", picture, epoch, dataformats="HWC")
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+        self._events.close()
+
+
+def _summary_writer() -> type:
+    """tensorboardX's writer, imported without PyTorch: where that is installed it would take three seconds more."""
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if absent:
+            del sys.modules["torch"]
+    return SummaryWriter
+
+
+def read_log(run_folder: str | Path) -> list[dict]:
+    """The lines of a run's log.jsonl, oldest first; a last line cut short by a crash is left out.
+
+    Raises ValueError naming a line that is none of a log.
+    """
+    path, records = Path(run_folder) / LOG_FILE, []
+    if path.is_file():
+        safe_files.check_size(path, LOG_BYTES)
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+            records.append(safe_files.parse_json(line, f"{path}: line {number}"))
+            if type(records[-1].get("epoch")) is not int:
+                raise ValueError(f"{path}: line {number}: epoch is {records[-1].get('epoch')!r}, which is no int")
+    return records

@@ -1,0 +1,175 @@
+"""The controls of the web viewer as a record: made for a run, read as a choice, and what they show as HTML."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+from spectral_jax.geometry import colours
+from spectral_jax.viewer import scene
+from spectral_jax.viewer.scene import Choice, Layout, Method, Picture, Show, Subject, Through
+
+if TYPE_CHECKING:
+    from viser import GuiApi
+
+MOST_SLIDERS = 64  # of a latent
+FILES = ".ply", ".obj", "picture"
+
+
+class Controls(NamedTuple):
+    """The controls of one browser, viser's handles.
+
+    Attributes:
+      latent: sliders of a walk, for the first numbers of a latent.
+      only: what is there for some of what can be shown.
+      the others are named as the fields of `Choice`, or as what they do.
+    """
+
+    run: Any
+    split: Any
+    show: Any
+    identity: Any
+    index: Any
+    random_mesh: Any
+    through: Any
+    start: Any
+    end: Any
+    random_pair: Any
+    method: Any
+    amount: Any
+    play: Any
+    reset: Any
+    latent: list[Any]
+    measured: Any
+    layout: Any
+    modes: Any
+    low_mm: Any
+    high_mm: Any
+    save: Any
+    only: list[tuple[Any, tuple[Show, ...]]]
+
+
+def build(gui: GuiApi, subject: Subject, names: list[str], name: str, choice: Choice) -> Controls:
+    """The controls of the run called `name`, set to a choice that fits it."""
+    last = len(subject.data.splits[choice.split]) - 1
+    identities = list(scene.identities(subject.data, choice.split)) or [""]
+    run = gui.add_dropdown("Run", names, initial_value=name)
+    gui.add_html(as_fold("Options of the run", as_table(scene.options(subject))))
+    split = gui.add_dropdown("Split", list(subject.data.splits), initial_value=choice.split)
+    show = gui.add_dropdown("Show", get_args(Show), initial_value=choice.show)
+    with gui.add_folder("Mesh") as mesh:
+        identity = gui.add_dropdown("Identity", identities, initial_value=identities[0])
+        index = gui.add_slider("Index", 0, last, 1, choice.index)
+        random_mesh = gui.add_button("Random mesh")
+        through = gui.add_dropdown("Rebuilt by", get_args(Through), initial_value=choice.through)
+    with gui.add_folder("Interpolation") as interpolation:
+        start = gui.add_slider("From", 0, last, 1, choice.start)
+        end = gui.add_slider("To", 0, last, 1, choice.end)
+        random_pair = gui.add_button("Random pair")
+        method = gui.add_dropdown("Way", get_args(Method), initial_value=choice.method, hint="Through latent space")
+        amount = gui.add_slider("a", 0.0, 1.0, 0.01, choice.amount)
+        play = gui.add_checkbox("Play", False)
+    with gui.add_folder("Latent") as walk:
+        reset = gui.add_button("Reset")
+        ranges = list(zip(subject.low.tolist(), subject.high.tolist(), strict=True))[:MOST_SLIDERS]
+        latent = [_add_slider(gui, f"z{i + 1}", low, high) for i, (low, high) in enumerate(ranges)]
+    measured = gui.add_html("")
+    with gui.add_folder("View"):
+        layout = gui.add_dropdown("Layout", get_args(Layout), initial_value=choice.layout)
+        modes = gui.add_slider("Modes", 1, subject.run.config.model.modes, 1, choice.modes)
+        low_mm = gui.add_number("Colours from", choice.low_mm, min=0.0, step=1.0, hint="mm")
+        high_mm = gui.add_number("Colours to", choice.high_mm, min=0.1, step=1.0, hint="mm")
+    save = gui.add_button_group("Save", FILES)
+    only: list[tuple[Any, tuple[Show, ...]]] = [
+        (mesh, ("reconstruction", "latent walk")),
+        (interpolation, ("interpolation",)),
+        (walk, ("latent walk",)),
+        *((handle, ("reconstruction",)) for handle in (through, low_mm, high_mm)),
+    ]
+    return Controls(
+        run, split, show, identity, index, random_mesh, through, start, end, random_pair, method, amount, play, reset,
+        latent, measured, layout, modes, low_mm, high_mm, save, only,
+    )  # fmt: skip
+
+
+def _add_slider(gui: GuiApi, label: str, low: float, high: float) -> Any:
+    """A slider of some hundred round steps."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 100))
+    low, high = math.floor(low / step) * step, math.ceil(high / step) * step
+    return gui.add_slider(label, low, high, step, low)
+
+
+def set_latent(controls: Controls, latent: Float[np.ndarray, "latent"]) -> Float[np.ndarray, "latent"]:
+    """Move the sliders to the round numbers nearest to a latent; what is left of it then."""
+    rest = latent.copy()
+    for i, slider in enumerate(controls.latent):
+        value = round(float(latent[i]) / slider.step) * slider.step
+        slider.min, slider.max = min(slider.min, value), max(slider.max, value)
+        slider.value = value
+        rest[i] -= value
+    return rest
+
+
+def read(controls: Controls, rest: Float[np.ndarray, "latent"]) -> Choice:
+    """What the controls say; `rest` is what to add to the sliders of the latent."""
+    c, latent = controls, rest.copy()
+    latent[: len(c.latent)] += [slider.value for slider in c.latent]
+    return Choice(
+        show=c.show.value,
+        split=c.split.value,
+        index=c.index.value,
+        through=c.through.value,
+        layout=c.layout.value,
+        modes=c.modes.value,
+        low_mm=c.low_mm.value,
+        high_mm=c.high_mm.value,
+        start=c.start.value,
+        end=c.end.value,
+        amount=c.amount.value,
+        method=c.method.value,
+        latent=tuple(latent.tolist()),
+    )
+
+
+def report(controls: Controls, choice: Choice, picture: Picture) -> None:
+    """Show what was measured, where the meshes are from, what the colours mean, and the controls for such."""
+    for handle, shows in controls.only:
+        handle.visible = choice.show in shows
+    rows = {picture.measured: f"mean {picture.mean_mm:.1f} mm, max {picture.max_mm:.1f} mm"}
+    rows |= dict(zip(("mesh",) if len(picture.origin) == 1 else ("from", "to"), picture.origin, strict=True))
+    bar = as_colour_bar(choice.low_mm, choice.high_mm) if picture.layers[0].errors_mm is not None else ""
+    controls.measured.content = bar + as_table(rows)
+
+
+def as_table(rows: Mapping[str, str]) -> str:
+    """HTML of names and values, which may be any text."""
+    cells = "".join(
+        f"<tr><td style='opacity:.7;padding-right:1em;vertical-align:top'>{html.escape(name)}</td>"
+        f"<td style='overflow-wrap:anywhere'>{html.escape(value)}</td></tr>"
+        for name, value in rows.items()
+    )
+    return f"<table style='font-size:.8em;margin:0 .75em .5em'>{cells}</table>"
+
+
+def as_fold(title: str, content: str) -> str:
+    """HTML that a click on its title unfolds."""
+    style = "margin:.25em .9em .75em;font-size:.875em;cursor:pointer"
+    return f"<details style='{style}'><summary style='margin-bottom:.5em'>{title}</summary>{content}</details>"
+
+
+def as_colour_bar(low_mm: float, high_mm: float) -> str:
+    """HTML of the colours of errors, with five of them in mm."""
+    shades = zip((255 * colours.COLOURS).round().astype(int).tolist(), colours.STOPS, strict=True)
+    stops = ",".join(f"rgb({r},{g},{b}) {100 * stop:g}%" for (r, g, b), stop in shades)
+    ticks = "".join(f"<span>{value:g}</span>" for value in np.linspace(low_mm, high_mm, 5).round(1))
+    return (
+        f"<div style='margin:.25em .75em .5em;font-size:.8em'>"
+        f"<div style='height:.9em;border-radius:2px;background:linear-gradient(to right,{stops})'></div>"
+        f"<div style='display:flex;justify-content:space-between'>{ticks}</div>"
+        f"<div style='text-align:center;opacity:.7'>error, mm</div></div>"
+    )

@@ -1,0 +1,293 @@
+"""The web viewer: what a browser looks at and what its controls do to that, and the server of all browsers."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from spectral_jax import extras
+from spectral_jax.geometry import colours
+from spectral_jax.geometry.mesh import Mesh, write_mesh
+from spectral_jax.viewer import panel, scene
+from spectral_jax.viewer.scene import Choice, Gallery, Layer, Subject
+
+if TYPE_CHECKING:
+    from viser import ViserServer
+
+SETTLING = 0.05  # seconds that a browser may take to read a coloured mesh
+PERIOD = 6.0  # seconds from one end of an interpolation to the other and back
+AMBIENT = 1.1
+FOV = 0.5  # radians; a wide one shows each mesh of a row from another side
+GREY, DARK, BLUE, ORANGE = (184, 189, 199), (110, 116, 130), (84, 140, 210), (224, 150, 80)
+COLOURS = {"original": GREY, "start": GREY, "from": DARK, "to": DARK, "straight in space": ORANGE}
+
+
+class Browser:
+    """What one browser looks at: its run, its controls and the meshes of its scene.
+
+    Its callbacks come in any thread of the server's, and take turns.
+    """
+
+    def __init__(self, client: Any, gallery: Gallery, name: str, choice: Choice):
+        self.client, self.gallery, self.name, self.choice = client, gallery, name, choice
+        self.lock, self.paused, self.gone, self.finding, self.begun = threading.RLock(), False, False, False, 0
+        self.random = np.random.default_rng()
+        self.subject = gallery.load(name)
+
+    def open(self) -> None:
+        """Show the run with controls and a scene of its own."""
+        self._after(self._rebuild)(None)
+
+    def _after(self, change: Callable[[], object] | None = None) -> Callable[[object], None]:
+        """A callback: what else changes, and the drawing of it all. What cannot be shown the browser is told.
+
+        A control alone that waited for a drawing begun after it was moved needs none of its own.
+        """
+
+        def callback(_: object) -> None:
+            asked = time.monotonic_ns()
+            with self.lock:
+                if self.gone or self.paused or (change is None and asked < self.begun):
+                    return
+                try:
+                    if change is not None:
+                        self.paused = True
+                        change()
+                    self._draw()
+                except (ValueError, OSError) as error:
+                    self.client.add_notification("This cannot be shown", str(error), color="red")
+                finally:
+                    self.paused = False
+
+        return callback
+
+    @contextmanager
+    def _waiting(self, for_what: str) -> Iterator[None]:
+        """The browser is told what it waits for."""
+        notification = self.client.add_notification(for_what, "", loading=True, with_close_button=False)
+        try:
+            yield
+        finally:
+            notification.remove()
+
+    def _rebuild(self) -> None:
+        """Make controls and scene anew."""
+        self.client.gui.reset()
+        self.client.scene.reset()
+        self.meshes: dict[str, Any] = {}
+        self.labels: dict[float, Any] = {}
+        self.turn, self.framed, self.found = 0, None, None
+        self.choice = scene.fit(self.choice, self.subject)
+        names = list(dict.fromkeys([*self.gallery.names(), self.name]))
+        c = self.controls = panel.build(self.client.gui, self.subject, names, self.name, self.choice)
+        self.rest = np.zeros_like(self.subject.low)
+        drawn = c.show, c.through, c.start, c.end, c.method, c.amount, c.layout, c.modes, c.low_mm, c.high_mm
+        for handle in (*drawn, *c.latent):
+            handle.on_update(self._after())
+        c.run.on_update(self._after(self._change_run))
+        c.split.on_update(self._after(self._change_split))
+        c.identity.on_update(self._after(self._change_identity))
+        c.index.on_update(self._after(self._start_walk))
+        c.random_mesh.on_click(self._after(self._any_mesh))
+        c.random_pair.on_click(self._after(self._any_pair))
+        c.reset.on_click(self._after(self._start_walk))
+        c.play.on_update(lambda _: threading.Thread(target=self._play, args=[c], daemon=True).start())
+        c.save.on_click(lambda _: self._save(c.save.value))
+        self._start_walk()
+
+    def _change_run(self) -> None:
+        """Show another run; where it cannot be loaded, this one stays."""
+        wanted = self.controls.run.value
+        if wanted == self.name:
+            return
+        self.controls.run.value = self.name
+        if wanted not in self.gallery.names():
+            raise ValueError(f"no run {wanted!r}, there are {', '.join(self.gallery.names())}")
+        with self._waiting(f"loading {wanted}"):
+            self.subject = self.gallery.load(wanted)
+        self.name = wanted
+        self._rebuild()
+
+    def _change_split(self) -> None:
+        """Begin with the first meshes of another split."""
+        if self.controls.split.value != self.choice.split:
+            self.choice = replace(self.choice, split=self.controls.split.value, index=0, start=0, end=1)
+            self._rebuild()
+
+    def _change_identity(self) -> None:
+        """Show a mesh of the identity."""
+        c = self.controls
+        if self.subject.mesh(c.split.value, c.index.value).identity != c.identity.value:
+            c.index.value = scene.first_mesh(self.subject.data, c.split.value, c.identity.value)
+            self._start_walk()
+
+    def _any_mesh(self) -> None:
+        self.controls.index.value = int(self.random.integers(self.controls.index.max + 1))
+        self._start_walk()
+
+    def _any_pair(self) -> None:
+        pair = self.random.permutation(self.controls.index.max + 1)[[0, -1]]
+        self.controls.start.value, self.controls.end.value = pair.tolist()
+
+    def _start_walk(self) -> None:
+        """Set the identity, and the sliders of the latent, to those of the mesh."""
+        c = self.controls
+        sample = self.subject.mesh(c.split.value, c.index.value)
+        c.identity.value = sample.identity
+        self.rest = panel.set_latent(c, sample.latent)
+
+    def _play(self, controls: panel.Controls) -> None:
+        """Move the interpolation to and fro until its box is no longer ticked."""
+        phase, last = controls.amount.value / 2, time.monotonic()
+        while True:
+            with self.lock:
+                if self.gone or controls is not self.controls or not controls.play.value:
+                    return
+                now = time.monotonic()
+                phase, last = (phase + (now - last) / PERIOD) % 1, now
+                controls.amount.value = round(1 - abs(2 * phase - 1), 3)
+            time.sleep(0.04)
+
+    def _draw(self) -> None:
+        """Show what the controls say."""
+        self.begun = time.monotonic_ns()
+        choice = self.choice = scene.fit(panel.read(self.controls, self.rest), self.subject)
+        pair = (choice.split, choice.start, choice.end)
+        if (choice.show, choice.method) == ("interpolation", "geodesic") and pair != self.found:
+            choice = replace(choice, method="latent")
+            if not self.finding:
+                self.finding = True
+                threading.Thread(target=self._find, args=[self.subject, pair], daemon=True).start()
+        picture = self.picture = scene.draw(self.subject, choice)
+        panel.report(self.controls, choice, picture)
+        shown, old = set(), set()
+        for layer, x in zip(picture.layers, scene.places(picture, self.subject.box), strict=True):
+            name = layer.name
+            if layer.errors_mm is not None:  # a browser hides a coloured mesh as long as it reads it: two take turns
+                self.turn = 1 - self.turn
+                name, before = f"{layer.name} {self.turn}", f"{layer.name} {1 - self.turn}"
+                old |= {before} if before in self.meshes and self.meshes[before].visible else set()
+            self._put(name, layer, x)
+            shown.add(name)
+        for name in self.meshes.keys() - shown - old:
+            self.meshes[name].visible = False
+        self._name_places()
+        if (choice.show, choice.layout) != self.framed:
+            self.framed, camera = (choice.show, choice.layout), self.client.camera
+            camera.fov = FOV
+            camera.position, camera.look_at = scene.eye(picture, self.subject.box, FOV, camera.aspect)
+        if old:
+            self.client.flush()
+            time.sleep(SETTLING)
+        for name in old:
+            self.meshes[name].visible = False
+
+    def _find(self, subject: Subject, pair: tuple[str, int, int]) -> None:
+        """Find a geodesic, and draw again; till then the straight way is shown."""
+        with self._waiting("finding the geodesic"):
+            subject.geodesic(*pair)
+        with self.lock:
+            self.finding, self.found = False, pair if subject is self.subject else None
+            self._after()(None)
+
+    def _put(self, name: str, layer: Layer, x: float) -> None:
+        """Put a mesh into the scene, or change the one of that name."""
+        handle, faces = self.meshes.get(name), self.subject.faces
+        if layer.errors_mm is None:
+            if handle is None:
+                colour = COLOURS.get(layer.name, BLUE)
+                handle = self.client.scene.add_mesh_simple(f"/{name}", layer.vertices, faces, color=colour)
+            handle.vertices, handle.opacity = layer.vertices, None if layer.opacity == 1 else layer.opacity
+        else:
+            rgb = colours.error_colours(layer.errors_mm, self.choice.low_mm, self.choice.high_mm)
+            data = scene.coloured_glb(layer.vertices, faces, rgb)
+            handle = self.client.scene.add_glb(f"/{name}", data) if handle is None else handle
+            handle.glb_data = data
+        handle.position, handle.visible = (x, 0.0, 0.0), True
+        self.meshes[name] = handle
+
+    def _name_places(self) -> None:
+        """Write under each place of the row what stands there."""
+        box, named = self.subject.box, {}
+        for layer, x in zip(self.picture.layers, scene.places(self.picture, box), strict=True):
+            named[x] = f"{named[x]}, {layer.name}" if x in named else layer.name
+        for x in self.labels.keys() - named.keys():
+            self.labels.pop(x).remove()
+        for x, text in named.items():
+            if x not in self.labels:
+                position = (x, float(box[0, 1] - 0.05 * (box[1, 1] - box[0, 1])), 0.0)
+                self.labels[x] = self.client.scene.add_label(f"/at {x}", text, position=position, anchor="top-center")
+            self.labels[x].text = text
+
+    def _save(self, kind: str) -> None:
+        """Send the browser the mesh that matters as a file, or what it sees as a picture."""
+        layer, camera = self.picture.layers[0], self.client.camera
+        if kind == "picture":
+            import imageio.v3 as imageio
+
+            image = self.client.get_render(camera.image_height, camera.image_width, transport_format="png", timeout=20)
+            name, content = f"{layer.name}.png", imageio.imwrite("<bytes>", image, extension=".png")
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                name = f"{layer.name}{kind}"
+                write_mesh(Path(folder) / name, Mesh(layer.vertices, self.subject.faces))
+                content = (Path(folder) / name).read_bytes()
+        self.client.send_file_download(name, content, save_immediately=True)
+
+
+class Viewer(NamedTuple):
+    """A running server, and what each of its clients looks at."""
+
+    server: ViserServer
+    browsers: dict[int, Browser]
+
+
+def check(host: str, port: int) -> None:
+    """Raise ValueError unless viser is there and a server could listen."""
+    extras.require("viser", "view", "the web viewer")
+    if not 1 <= port <= 65535:
+        raise ValueError(f"--port must be from 1 to 65535, not {port}")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise ValueError(f"--port {port} of --host {host} cannot be listened at: {error.strerror or error}") from error
+
+
+def serve(gallery: Gallery, name: str, choice: Choice, host: str, port: int) -> Viewer:
+    """Serve the viewer, which begins with the run called `name`. Raises ValueError where it cannot listen there."""
+    import viser
+
+    check(host, port)
+    server = viser.ViserServer(host, port, label="spectral_jax", verbose=False)
+    if server.get_port() != port:  # viser takes the next free one
+        server.stop()
+        raise ValueError(f"--port {port} of --host {host} cannot be listened at: {server.get_port()} could be")
+    server.gui.configure_theme(show_logo=False, show_share_button=False)
+    server.gui.main_panel.dock_right()
+    server.scene.set_up_direction("+y")
+    server.scene.configure_default_lights(cast_shadow=False)
+    server.scene.configure_environment_map(hdri=None)  # it takes ten seconds where there is no GPU
+    server.scene.add_light_ambient("/light", intensity=AMBIENT)
+    browsers: dict[int, Browser] = {}
+
+    @server.on_client_connect
+    def _(client) -> None:
+        browser = browsers[client.client_id] = Browser(client, gallery, name, choice)
+        browser.open()
+
+    @server.on_client_disconnect
+    def _(client) -> None:
+        if browser := browsers.pop(client.client_id, None):
+            browser.gone = True
+
+    return Viewer(server, browsers)

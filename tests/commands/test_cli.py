@@ -1,0 +1,206 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import ROOT
+
+from spectral_jax.basis import spectral
+from spectral_jax.cli import main
+from spectral_jax.geometry.mesh import write_mesh
+from spectral_jax.runs import run
+from spectral_jax.runs.logs import read_log
+
+QUICK = ["--batch-size", "8", "--latent-size", "4", "--validate-every", "2", "--learning-rate", "1e-3"]
+QUICK += ["--pictures", "0"]
+
+
+@pytest.fixture(scope="module")
+def trained(data_folder, tmp_path_factory):
+    """A run of two epochs, made by the command line."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    assert main(["train", "--data", str(data_folder), "--run", str(folder), "--epochs", "2", *QUICK]) == 0
+    return folder
+
+
+def test_train_leaves_a_run_that_loads_and_works(trained, data_folder):
+    import spectral_jax as sj
+
+    loaded = sj.load_run(trained)
+    assert loaded.epoch == 2
+    assert loaded.config.model.modes == 32  # all the data has, as it has fewer than the published 4096
+    coefficients = sj.project(loaded.basis, sj.open_data(data_folder).splits["test"][0].vertices[None])
+    latents = loaded.model.apply({"params": loaded.params}, coefficients, method="encode")
+    assert latents.shape == (1, 4)
+    decoded = loaded.model.apply({"params": loaded.params}, latents, method="decode")
+    assert sj.reconstruct(loaded.basis, decoded).shape == (1, 162, 3)
+    assert {p.name for p in trained.glob("[!.]*")} == {
+        "basis.npz",
+        "best",
+        "config.json",
+        "last",
+        "log.jsonl",
+        "tb_logs",
+    }
+
+
+def test_eval_prints_the_table_and_writes_the_figures(trained, tmp_path, capsys):
+    assert main(["eval", str(trained), "--json", str(tmp_path / "out" / "eval.json")]) == 0
+    figures = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert list(figures) == [
+        "mean_mm", "median_mm", "std_mm", "min_mm", "max_mm", "count", "truncation_mm", "mean_shape_mm", "pca_mm"
+    ]  # fmt: skip
+    assert figures["count"] == 9
+    assert figures["truncation_mm"] <= 1.001 * figures["pca_mm"] < figures["mean_shape_mm"]
+    printed = capsys.readouterr().out
+    for name in ("mean_mm", "median_mm", "std_mm", "truncation_mm", "mean_shape_mm", "pca_mm"):
+        assert f"{figures[name]:.2f}" in printed
+    last = [line for line in read_log(trained) if "spatial_validation_loss" in line][-1]
+    assert figures["mean_mm"] == pytest.approx(last["spatial_validation_loss"], rel=1e-6)
+
+
+def test_scripts_at_the_top_are_the_same_commands(trained):
+    done = subprocess.run([sys.executable, ROOT / "eval.py", trained], capture_output=True, text=True, check=True)
+    assert "PCA, 4 components" in done.stdout
+    done = subprocess.run([sys.executable, ROOT / "train.py", "--help"], capture_output=True, text=True, check=True)
+    assert "--learning-rate FLOAT" in done.stdout
+    assert "(default: 10000)" in done.stdout
+
+
+def test_bare_call_prints_help(capsys):
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"• {name}" in printed for name in ("demo", "train", "eval", "basis", "dataset"))
+    assert main(["basis"]) == 0
+    assert "compute" in capsys.readouterr().out
+
+
+def test_resume_keeps_the_options_and_takes_more_epochs(trained, tmp_path):
+    import shutil
+
+    folder = tmp_path / "resumed"
+    shutil.copytree(trained, folder)
+    assert main(["train", "--run", str(folder), "--resume", "--epochs", "4"]) == 0
+    assert [line["epoch"] for line in read_log(folder)] == [1, 2, 3, 4]
+    assert run.load_run(folder).epoch == 4
+    assert run.load_config(folder).train.batch_size == 8
+
+
+def test_basis_compute_and_check(sphere, tmp_path, capsys):
+    mesh, out = tmp_path / "sphere.ply", tmp_path / "basis.npz"
+    write_mesh(mesh, sphere)
+    assert main(["basis", "compute", str(mesh), "--out", str(out), "--modes", "12"]) == 0
+    assert spectral.load(out).num_modes == 12
+    assert main(["basis", "check", str(out), "--mesh", str(mesh)]) == 0
+    assert "12 modes of 162 vertices" in capsys.readouterr().out
+
+
+def test_dataset_info_counts(data_folder, capsys):
+    assert main(["dataset", "info", str(data_folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "44" in printed
+    assert "162 vertices" in printed
+
+
+def error_cases(tmp_path, data, trained, sphere):
+    """Arguments, and what the one line of the error must say."""
+    other = tmp_path / "other.ply"
+    write_mesh(other, sphere._replace(faces=sphere.faces[:-9]))
+    basis = tmp_path / "basis.npz"
+    spectral.save(basis, spectral.compute(sphere.faces, 162, 5))
+    new = ["--run", str(tmp_path / "new")]
+    return {
+        "no data folder": (["train", "--data", "none", *new], "none: no such data folder"),
+        "not a dataset": (["train", "--data", str(tmp_path), *new], "metadata.json is missing"),
+        "too many modes": (["train", "--data", data, *new, "--modes", "33"], "33 modes asked for, the dataset has 32"),
+        "no modes": (["train", "--data", data, *new, "--modes", "0"], "modes must be at least 1, not 0"),
+        "even conv": (["train", "--data", data, *new, "--conv-size", "4"], "conv size must be odd"),
+        "no latent": (["train", "--data", data, *new, "--latent-size", "0"], "latent size must be at least 1, not 0"),
+        "negative rate": (["train", "--data", data, *new, "--learning-rate", "-1"], "must be positive, not -1"),
+        "no epochs": (["train", "--data", data, *new, "--epochs", "0"], "epochs must be at least 1, not 0"),
+        "large batch": (
+            ["train", "--data", data, *new, "--batch-size", "45"],
+            "batch size 45 is larger than the train split, 44 meshes",
+        ),
+        "run exists": (["train", "--data", data, "--run", trained], "--resume continues it, --overwrite replaces it"),
+        "overwrite of no run": (
+            ["train", "--data", data, "--run", str(tmp_path), "--overwrite"], "is not a run folder"
+        ),
+        "resume and overwrite": (["train", "--run", trained, "--resume", "--overwrite"], "exclude each other"),
+        "resume of nothing": (["train", *new, "--resume"], "config.json is missing"),
+        "resume without run": (["train", "--resume"], "--resume needs --run"),
+        "resume with other options": (
+            ["train", "--run", trained, "--resume", "--latent-size", "5"], "made with --latent-size 4, not 5"
+        ),
+        "resume with another seed": (["train", "--run", trained, "--resume", "--seed", "1"], "--seed 42, not 1"),
+        "eval of nothing": (["eval", "none"], "none: no such run folder"),
+        "eval of no run": (["eval", str(tmp_path)], "config.json is missing"),
+        "eval of no split": (["eval", trained, "--split", "vald"], "no split 'vald', there are train, test"),
+        "eval of train": (["eval", trained, "--split", "train"], "no original vertices"),
+        "no mesh": (["basis", "compute", "none.obj", "--out", str(tmp_path / "x.npz")], "none.obj: no such mesh file"),
+        "basis exists": (["basis", "compute", str(other), "--out", str(basis)], "exists already"),
+        "other connectivity": (["basis", "check", str(basis), "--mesh", str(other)], "connectivity"),
+        "no basis": (["basis", "check", "none.npz"], "none.npz: no such basis file"),
+        "dataset exists": (["dataset", "demo", "--out", data], "exists already; --overwrite replaces it"),
+    }  # fmt: skip
+
+
+def test_mistakes_get_one_line_and_exit_code_2(tmp_path, data_folder, trained, sphere, capsys):
+    before = {p: p.stat().st_mtime_ns for p in trained.rglob("*")}
+    for name, (arguments, message) in error_cases(tmp_path, str(data_folder), str(trained), sphere).items():
+        assert main(arguments) == 2, name
+        captured = capsys.readouterr()
+        assert message in captured.err, (name, captured.err)
+        assert captured.err.count("\n") == 1, (name, captured.err)
+        assert "Traceback" not in captured.err
+    assert not (tmp_path / "new").exists()
+    assert {p: p.stat().st_mtime_ns for p in trained.rglob("*")} == before
+
+
+def test_unwritable_output_is_one_line(data_folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["train", "--data", str(data_folder), "--run", str(tmp_path / "file" / "run")]) == 2
+    assert "file" in capsys.readouterr().err
+
+
+def test_a_misspelt_option_is_met_with_a_suggestion(capsys):
+    assert main(["train", "--latent-siz", "3"]) == 2
+    assert "--latent-size" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ValueError, match="no such run folder"):
+        main(["--debug", "eval", "none"])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(data_folder, tmp_path, number, code):
+    options = ["--data", str(data_folder), "--epochs", "300", *QUICK, "--validate-every", "50"]
+    command = [sys.executable, ROOT / "train.py", "--run", tmp_path / "stopped", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while len(read_log(tmp_path / "stopped")) < 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "--resume" in error
+    stopped_after = len(read_log(tmp_path / "stopped"))
+    assert run.load_run(tmp_path / "stopped").epoch == stopped_after < 300
+
+
+@pytest.mark.slow
+def test_the_demo_ends_below_pca(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 0
+    assert main(["eval", "runs/demo", "--json", "eval.json"]) == 0
+    printed = capsys.readouterr()
+    assert "runs/demo/report.html" in printed.out
+    assert "spectral-jax view runs/demo" in printed.err
+    assert (tmp_path / "runs/demo/report.html").stat().st_size < 15e6
+    figures = json.loads((tmp_path / "eval.json").read_text())
+    assert figures["truncation_mm"] < figures["mean_mm"] < figures["pca_mm"] < figures["mean_shape_mm"]
+    assert main(["demo"]) == 0  # again: nothing is built or trained twice
+    assert len(read_log("runs/demo")) == run.load_config("runs/demo").train.epochs

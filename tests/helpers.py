@@ -1,0 +1,54 @@
+"""What several test modules share and no fixture is: where things lie, small datasets, and the browser."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+TINY = Path(__file__).parent / "tiny"  # data, weights and figures of the PyTorch system, made with it
+
+SOFTWARE_WEBGL = "--headless=new --no-sandbox --disable-gpu --use-gl=angle --use-angle=swiftshader"
+SILENT = "--no-first-run --disable-quic --disable-background-networking --disable-component-update --disable-sync"
+CHROMIUM = f"{SOFTWARE_WEBGL} --enable-unsafe-swiftshader {SILENT}"
+
+
+def chromium():
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def bumpy_spheres(sphere, count, seed):
+    """Meshes (count, vertex, 3): the sphere stretched, bent and bumped by four numbers each."""
+    rng = np.random.default_rng(seed)
+    x = sphere.vertices[None]
+    a, b, c, d = rng.uniform(-0.5, 0.5, (4, count, 1))
+    y = np.stack(
+        [x[..., 0] * (1 + a) + b * x[..., 1] ** 2, x[..., 1] + c * np.sin(3 * x[..., 2]), x[..., 2] * (1 + d)], -1
+    )
+    return y.astype(np.float32)
+
+
+def sphere_examples(sphere, basis, count, seed, keep_vertices):
+    from spectral_jax.basis.spectral import project
+    from spectral_jax.data.dataset import Example
+
+    for i, vertices in enumerate(bumpy_spheres(sphere, count, seed)):
+        kept = vertices if keep_vertices else None
+        yield Example(np.asarray(project(basis, vertices)), kept, f"id{seed}", "Spheres", f"{i:03d}.ply", i, "neutral")
+
+
+def write_2026(root, data):
+    """The dataset in the published layout of 2026; the folder that holds it."""
+    folder = root / "Datasets" / "DEMO"
+    folder.mkdir(parents=True)
+    np.savetxt(root / "smpl_faces.txt", data.basis.faces, fmt="%d")
+    np.save(root / "evecs_GL_1229.npy", data.basis.modes)
+    (folder / "infos.json").write_text(json.dumps({"train": ["s000"], "vald": ["s001"]}))
+    for name, examples in (("train", data.splits["train"]), ("vald", data.splits["test"])):
+        names = ("identity", "dataset", "file", "frame_idx", "gender")
+        infos = [dict(zip(names, example[2:], strict=True)) for example in examples]
+        (folder / f"{name}_infos.json").write_text(json.dumps(infos, indent=4))
+        np.save(folder / f"{name}_coeffs.npy", np.stack([example.coefficients for example in examples]))
+    np.save(folder / "vald_vertices.npy", np.stack([example.vertices for example in data.splits["test"]]))
+    return folder

@@ -1,0 +1,46 @@
+"""The forms an operation has: the same values, the same derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spectral_jax.network import primitives
+
+KEYS = jax.random.split(jax.random.key(0), 3)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize(("chan", "out"), [(3, 8), (8, 8), (8, 3)])
+def test_convolution_is_the_sum_over_taps(size, chan, out):
+    x, kernel = jax.random.normal(KEYS[0], (chan, 2, 7)), jax.random.normal(KEYS[1], (size, chan, out))
+    padded = np.pad(x, ((0, 0), (0, 0), (size // 2, size // 2)))
+    expected = sum(np.einsum("ibf,io->obf", padded[..., tap : tap + 7], kernel[tap]) for tap in range(size))
+    np.testing.assert_allclose(primitives.convolve(x, kernel), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize(("chan", "out"), [(3, 8), (8, 8), (8, 3)])
+def test_convolution_by_hand_has_the_gradients_of_autodiff(size, chan, out):
+    x, kernel = jax.random.normal(KEYS[0], (chan, 2, 7)), jax.random.normal(KEYS[1], (size, chan, out))
+    check_gradients(primitives.convolve, primitives.convolve_trained, x, kernel)
+
+
+@pytest.mark.parametrize("shape", [(9, 4), (4, 9)])
+def test_pooling_by_hand_has_the_gradients_of_autodiff(shape):
+    x, matrix = jax.random.normal(KEYS[0], (3, 2, shape[0])), jax.random.normal(KEYS[1], shape)
+    check_gradients(primitives.pool, primitives.pool_trained, x, matrix)
+
+
+def check_gradients(plain, trained, *inputs):
+    value, backward = jax.vjp(plain, *inputs)
+    by_hand, backward_by_hand = jax.vjp(trained, *inputs)
+    np.testing.assert_array_equal(by_hand, value)
+    cotangent = jax.random.normal(KEYS[2], value.shape)
+    for ours, theirs in zip(backward_by_hand(cotangent), backward(cotangent), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_elu_has_its_derivative_everywhere():
+    x = jnp.array([-30.0, -2.0, -1e-3, 0.0, 1e-3, 3.0])
+    np.testing.assert_allclose(jax.vmap(jax.grad(primitives.elu))(x), np.where(x > 0, 1, np.exp(x)), atol=1e-6)

@@ -1,0 +1,93 @@
+import jax
+import numpy as np
+import pytest
+from rounding import rounding
+
+from spectral_jax.basis import spectral
+from spectral_jax.basis.spectral import SpectralBasis
+from spectral_jax.data import dataset
+from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.runs import evaluate
+from spectral_jax.runs.run import Run, RunConfig
+from spectral_jax.training.step import TrainConfig
+
+
+@pytest.fixture
+def splits(data_folder):
+    data = dataset.open_data(data_folder)
+    return data.basis, dataset.read_split(data, "train"), dataset.read_split(data, "test")
+
+
+def untrained(basis, modes, tmp_path):
+    config = ModelConfig(modes=modes, latent_size=3)
+    params = init_params(config, jax.random.key(0))
+    return Run(tmp_path, SpectralAutoencoder(config), params, basis, RunConfig(config, TrainConfig(), ""), 0)
+
+
+def mean_error_mm(basis, coefficients, vertices):
+    modes = np.asarray(basis.modes, np.float64)[:, : coefficients.shape[1]]
+    return 1000 * np.linalg.norm(modes @ np.asarray(coefficients, np.float64) - vertices, axis=-1).mean()
+
+
+@pytest.mark.parametrize("modes", [32, 20])
+def test_summary_against_numpy(splits, tmp_path, modes):
+    basis, train, test = splits
+    run = untrained(basis, modes, tmp_path)
+    summary = evaluate.evaluate(run, basis, train, test)
+    cut, wanted = train.coefficients[:, :modes], test.coefficients[:, :modes]
+
+    decoded = jax.jit(run.model.apply)({"params": run.params}, wanted)
+    assert summary.mean_mm == pytest.approx(mean_error_mm(basis, decoded, test.vertices), rel=1e-5)
+    assert summary.min_mm <= summary.median_mm <= summary.max_mm
+    assert summary.count == 9
+    assert summary.truncation_mm == pytest.approx(mean_error_mm(basis, wanted, test.vertices), rel=1e-5)
+    mean = cut.mean(axis=0)
+    assert summary.mean_shape_mm == pytest.approx(
+        mean_error_mm(basis, np.tile(mean, (9, 1, 1)), test.vertices), rel=1e-5
+    )
+    components = np.linalg.svd((cut - mean).reshape(44, -1), full_matrices=False)[2][:3]
+    projected = ((wanted - mean).reshape(9, -1) @ components.T @ components).reshape(wanted.shape) + mean
+    assert summary.pca_mm == pytest.approx(mean_error_mm(basis, projected, test.vertices), rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 5, 41, 43, 60])
+def test_principal_components_are_those_of_the_svd(splits, count):
+    _, train, _ = splits
+    mean, components = evaluate.principal_components(train.coefficients, count)
+    flat = train.coefficients.reshape(44, -1)
+    np.testing.assert_allclose(mean.ravel(), flat.mean(axis=0), atol=rounding(abs(flat).mean(axis=0), 44))
+    expected = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)[2][: min(count, 43)].T
+    components = components.reshape(96, -1)
+    assert components.shape == expected.shape
+    few = min(count, 4)  # beyond the four numbers that make the spheres all is noise
+    ours, theirs = components[:, :few], expected[:, :few]
+    np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-4)
+
+
+def test_one_mesh_has_a_mean_and_no_components(splits):
+    _, train, _ = splits
+    mean, components = evaluate.principal_components(train.coefficients[:1], 16)
+    np.testing.assert_array_equal(mean, train.coefficients[:1])
+    assert components.shape == (32, 3, 0)
+
+
+def test_another_basis_is_refused(splits, tmp_path):
+    basis, train, test = splits
+    flipped = SpectralBasis(-np.asarray(basis.modes), basis.eigenvalues, basis.faces)
+    with pytest.raises(ValueError, match="different modes"):
+        evaluate.evaluate(untrained(basis, 32, tmp_path), flipped, train, test)
+
+
+def test_a_split_without_vertices_is_refused(splits, tmp_path):
+    basis, train, _ = splits
+    with pytest.raises(ValueError, match="no original vertices"):
+        evaluate.evaluate(untrained(basis, 32, tmp_path), basis, train, train)
+
+
+def test_identity_of_coefficients_leaves_the_truncation(splits):
+    basis, _, test = splits
+    errors = evaluate.spatial_errors_mm(np.asarray(basis.modes), test.coefficients, test.vertices)
+    expected = 1000 * np.linalg.norm(spectral.reconstruct(basis, test.coefficients) - test.vertices, axis=-1).mean(
+        axis=1
+    )
+    np.testing.assert_allclose(errors, expected, rtol=1e-5)

@@ -1,0 +1,64 @@
+"""Archives as torch.save writes them, and others that nobody wrote: made by hand, without torch."""
+
+import io
+import math
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from spectral_jax.files.torch_file import save
+
+
+def archive(
+    pickled: bytes, storages: Mapping[str, bytes] = MappingProxyType({}), top: str = "archive", **records: bytes
+) -> bytes:
+    """A zip archive with the records of torch.save."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as zipped:
+        zipped.writestr(f"{top}/data.pkl", pickled)
+        for key, content in storages.items():
+            zipped.writestr(f"{top}/data/{key}", content)
+        for name, content in records.items():
+            zipped.writestr(f"{top}/{name}", content)
+    return buffer.getvalue()
+
+
+def integer(n: int) -> bytes:
+    return pickle.dumps(n, 2)[2:-1]
+
+
+def tensor(
+    size: tuple, stride: tuple, offset: int = 0, count: int = 4, storage: bytes = b"torch\nFloatStorage", key="0"
+) -> bytes:
+    """The opcodes that make a tensor."""
+    identity = b"(X\7\0\0\0storagec" + storage + b"\nX" + struct.pack("<I", len(key)) + key.encode()
+    shape = b"".join(b"(" + b"".join(map(integer, part)) + b"t" for part in (size, stride))
+    identity += b"X\3\0\0\0cpu" + integer(count) + b"tQ"
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + identity
+        + integer(offset)
+        + shape
+        + b"\x89ccollections\nOrderedDict\n)RtR"
+    )
+
+
+def written(tree: object) -> bytes:
+    buffer = io.BytesIO()
+    save(buffer, tree)
+    return buffer.getvalue()
+
+
+def values(shape: tuple, dtype: np.dtype) -> np.ndarray:
+    return np.array(np.arange(math.prod(shape)).reshape(shape) % 3, dtype)
+
+
+TREE = {
+    "weights": OrderedDict(a=values((3, 4), np.dtype("f4")), b=np.array(2.5)),
+    3: [1, -5, 2**40, 0.5, (), (None, True)],
+}

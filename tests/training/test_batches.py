@@ -1,0 +1,183 @@
+"""Training gives the same whatever holds the data, however it is cut into dispatches, and on however many devices."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from spectral_jax.data import dataset
+from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.runs import run
+from spectral_jax.runs.logs import read_log
+from spectral_jax.training import batches, loop
+from spectral_jax.training.batches import Blocks
+from spectral_jax.training.step import TrainConfig
+
+MODEL = ModelConfig(modes=32, latent_size=4)
+TRAIN = TrainConfig(epochs=5, batch_size=8, learning_rate=1e-3, validate_every=2, seed=3)
+
+
+@pytest.fixture
+def placements(fit_data, data_folder):
+    """The same data on the device, in host memory and on disk."""
+    records = dataset.open_data(data_folder).splits["train"]
+    return {
+        "device": fit_data,
+        "host": fit_data._replace(train_coefficients=Blocks(fit_data.train_coefficients, 32)),
+        "stream": fit_data._replace(train_coefficients=Blocks(records, 32)),
+    }
+
+
+def trained(data, config=TRAIN, **options):
+    """Losses by epoch, and the last parameters on the host."""
+    losses, params = [], None
+    for progress in loop.fit(MODEL, config, data, **options):
+        losses += [figures["spectral_train_loss"] for figures in progress.figures.values()]
+        params = jax.device_get(progress.position.state.params)
+    return losses, params
+
+
+def equal(ours, theirs):
+    assert ours[0] == theirs[0]
+    jax.tree.map(np.testing.assert_array_equal, ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("placement", ["host", "stream"])
+@pytest.mark.parametrize("block_steps", [4, pytest.param(100, marks=pytest.mark.slow)])
+def test_blocks_give_what_resident_data_gives(placements, placement, block_steps, monkeypatch):
+    monkeypatch.setattr(feed, "BLOCK_BYTES", block_steps * 8 * 32 * 3 * 4)
+    equal(trained(placements[placement]), trained(placements["device"]))
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 100])
+def test_the_length_of_a_dispatch_changes_nothing(fit_data, seconds, monkeypatch):
+    expected = trained(fit_data)
+    monkeypatch.setattr(fitting, "DISPATCH_SECONDS", seconds)
+    monkeypatch.setattr(fitting, "FIRST_STEPS", 1)
+    equal(trained(fit_data), expected)
+
+
+@pytest.mark.parametrize("schedule", ["plateau", pytest.param("cosine", marks=pytest.mark.slow)])
+def test_a_run_stopped_inside_its_epochs_continues_bit_for_bit(
+    placements, sphere_basis, tmp_path, schedule, monkeypatch
+):
+    """Stopped after every other dispatch, one step long or a block; going on with the data in another place."""
+    config = TrainConfig(epochs=4, batch_size=8, learning_rate=1e-3, validate_every=2, schedule=schedule)
+    monkeypatch.setattr(feed, "BLOCK_BYTES", 4 * 8 * 32 * 3 * 4)
+    monkeypatch.setattr(fitting, "FIRST_STEPS", 1)
+    folders = [run.create(tmp_path / name, run.RunConfig(MODEL, config, "data"), sphere_basis) for name in ("a", "b")]
+    for _ in run.train_run(folders[0], placements["device"]):
+        pass
+    stops, done = 0, 0
+    while done < 4:
+        countdown = iter([False, True])
+        data = placements[("device", "host", "stream")[stops % 3]]
+        for progress in run.train_run(folders[1], data, should_stop=lambda countdown=countdown: next(countdown)):
+            done = progress.position.epoch
+        stops += 1
+    assert stops > 4
+    whole, parted = (
+        [{k: v for k, v in line.items() if "loss" in k or k in ("epoch", "learning_rate")} for line in read_log(folder)]
+        for folder in folders
+    )
+    assert parted == whole
+    jax.tree.map(np.testing.assert_array_equal, *(run.load_run(folder).params for folder in folders))
+
+
+@pytest.mark.slow
+def test_bf16_storage_and_arithmetic_stay_near_float32(placements):
+    losses, _ = trained(placements["device"])
+    stored = [trained(placements[name], storage="bf16") for name in placements]
+    equal(stored[1], stored[0])
+    equal(stored[2], stored[0])
+    np.testing.assert_allclose(stored[0][0], losses, rtol=2e-2)
+    computed, params = trained(placements["device"], TrainConfig(**(vars(TRAIN) | {"precision": "bf16"})))
+    np.testing.assert_allclose(computed, losses, rtol=5e-2)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+
+
+def test_a_streamed_mesh_that_is_not_finite_is_named(placements):
+    records = [example._replace(coefficients=example.coefficients.copy()) for example in placements["stream"][0].meshes]
+    records[7].coefficients[3, 1] = np.nan
+    broken = placements["stream"]._replace(train_coefficients=Blocks(records, 32))
+    with pytest.raises(ValueError, match=r"mesh 7 of the train split \(007\.ply\) has values that are not finite"):
+        trained(broken)
+
+
+def test_placement_is_the_first_with_room(monkeypatch):
+    page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
+    too_many = page * pages // (1024 * 3 * 4) // 2 + 1
+    assert batches.choose(1000, 1024) == "device"
+    assert batches.choose(too_many, 1024) == "stream"
+    assert batches.choose(too_many, 1024, "bf16") == "device"
+
+
+DEVICES = """
+import json, sys, jax, numpy as np
+from spectral_jax.training import batches, devices, loop
+from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.training.step import TrainConfig
+arrays = np.load(sys.argv[1])
+data = fitting.FitData(*(arrays[name] for name in fitting.FitData._fields))
+config = TrainConfig(epochs=4, batch_size=12, learning_rate=1e-3, validate_every=2)
+losses = {}
+host = data._replace(train_coefficients=feed.Blocks(data.train_coefficients, 32))
+for place, count in (("device", 1), ("device", 2), ("device", 8), ("host", 2), ("host", 8))[:: int(sys.argv[2])]:
+    mesh = devices.data_mesh(jax.devices()[:count])
+    progress = fitting.fit(ModelConfig(modes=32, latent_size=4), config, data if place == "device" else host, mesh=mesh)
+    losses[f"{place} {count}"] = [f["spectral_train_loss"] for p in progress for f in p.figures.values()]
+print(json.dumps(losses))
+"""
+
+
+@pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_eight_devices_train_as_one_does(fit_data, tmp_path, every):
+    """12 meshes a batch, 8 in the last one: neither number of rows is a multiple of 8."""
+    np.savez(tmp_path / "data.npz", **fit_data._asdict())
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
+    command = [sys.executable, "-c", DEVICES, tmp_path / "data.npz", str(every)]
+    printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    losses = json.loads(printed)
+    assert len(losses) == len(range(0, 5, every))
+    for values in losses.values():
+        assert len(values) == 4
+        np.testing.assert_allclose(values, losses["device 1"], rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "placements"), [(2, ["device", "stream"]), (4, ["device", "stream"])])
+def test_processes_train_as_one_does(data_folder, fit_data, tmp_path, count, placements):
+    """Real processes on this machine, through the command line."""
+    options = ["--batch-size", "12", "--epochs", "4", "--validate-every", "2", "--learning-rate", "1e-3"]
+    options += ["--pictures", "0"]
+    config = TrainConfig(epochs=4, batch_size=12, learning_rate=1e-3, validate_every=2)
+    expected = [
+        figures["spectral_train_loss"]
+        for progress in loop.fit(ModelConfig(modes=32), config, fit_data)
+        for figures in progress.figures.values()
+    ]
+    for placement in placements:
+        folder = tmp_path / placement
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        command = [sys.executable, "-m", "spectral_jax.cli", "train", "--data", data_folder, "--run", folder, *options]
+        command += ["--placement", placement, "--coordinator", address, "--num-processes", str(count), "--process-id"]
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        processes = [
+            subprocess.Popen([*command, str(i)], env=environment, stderr=subprocess.PIPE, text=True)
+            for i in range(count)
+        ]
+        printed = [process.communicate(timeout=240)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * count, printed
+        assert all("trained 4 epochs" not in text for text in printed[1:])
+        lines = read_log(folder)
+        assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+        np.testing.assert_allclose([line["spectral_train_loss"] for line in lines], expected, rtol=1e-5)
+        assert run.load_run(folder).epoch == 4

@@ -1,0 +1,62 @@
+"""Sweeps: many trainings at once, each as if it were alone."""
+
+import json
+
+import numpy as np
+import pytest
+
+from spectral_jax import cli
+from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.training import loop, sweep
+from spectral_jax.training.step import TrainConfig
+
+MODEL = ModelConfig(modes=32, latent_size=4)
+
+
+@pytest.mark.parametrize("schedule", ["plateau", pytest.param("cosine", marks=pytest.mark.slow)])
+def test_a_trial_is_a_training_of_its_own(fit_data, schedule):
+    config = TrainConfig(epochs=5, batch_size=8, validate_every=2, schedule=schedule)
+    trials = sweep.sweep(MODEL, config, fit_data, [1, 2], [1e-3, 3e-4])
+    assert [(trial.seed, trial.learning_rate) for trial in trials] == [(1, 1e-3), (1, 3e-4), (2, 1e-3), (2, 3e-4)]
+    for trial in trials[1:3]:
+        alone = TrainConfig(**(vars(config) | {"seed": trial.seed, "learning_rate": trial.learning_rate}))
+        figures = [f for progress in loop.fit(MODEL, alone, fit_data) for f in progress.figures.values()]
+        expected = [f["spatial_validation_loss"] for f in figures if "spatial_validation_loss" in f]
+        assert len(expected) == 3
+        np.testing.assert_allclose(trial.validations_mm, expected, rtol=1e-3)
+
+
+def test_a_trial_that_diverges_leaves_the_others_alone(fit_data):
+    config = TrainConfig(epochs=5, batch_size=8, validate_every=2)
+    broken, good, *_ = sweep.sweep(MODEL, config, fit_data, [1, 2], [1e18, 1e-3])
+    beside, *_ = sweep.sweep(MODEL, config, fit_data, [1, 2], [1e-3, 1e-4])
+    assert not np.isfinite(broken.error_mm)
+    assert good.error_mm == pytest.approx(beside.error_mm, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_command_compares_sizes_with_pca_and_goes_on_where_it_was(data_folder, tmp_path, capsys):
+    out = tmp_path / "sweep"
+    options = ["--data", str(data_folder), "--out", str(out), "--epochs", "3", "--batch-size", "8", "--learning-rates"]
+    options += ["1e-3", "3e-3", "--latent-sizes"]
+    assert cli.main(["sweep", *options, "2"]) == 0
+    first = json.loads((out / "sweep.json").read_text())
+    assert cli.main(["sweep", *options, "2", "4"]) == 0
+    both = json.loads((out / "sweep.json").read_text())
+    assert both["networks"][0] == first["networks"][0]
+    assert [(n["latent_size"], n["modes"], len(n["trials"])) for n in both["networks"]] == [(2, 32, 2), (4, 32, 2)]
+    for network in both["networks"]:
+        assert network["truncation_mm"] < 1.001 * network["pca_mm"]  # four numbers make these spheres
+        assert network["error_mm"] == min(trial["validations_mm"][-1] for trial in network["trials"])
+    assert both["networks"][1]["pca_mm"] < both["networks"][0]["pca_mm"]
+    assert "PCA" in capsys.readouterr().out
+    page = (out / "sweep.html").read_text()
+    assert "latent size" in page
+    assert 'src="http' not in page
+
+
+def test_a_sweep_into_another_ones_folder_is_refused(data_folder, tmp_path, capsys):
+    options = ["--data", str(data_folder), "--out", str(tmp_path / "sweep"), "--latent-sizes", "2", "--batch-size", "8"]
+    assert cli.main(["sweep", *options, "--epochs", "2"]) == 0
+    assert cli.main(["sweep", *options, "--epochs", "3"]) == 2
+    assert "sweep.json: a sweep with epochs 2, not 3" in capsys.readouterr().err
