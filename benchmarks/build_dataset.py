@@ -58,7 +58,7 @@ def write_sequences(root: Path, subjects: int, sequences: int, frames: int) -> i
         folder.mkdir(parents=True)
         for i in range(sequences):
             gender = ("female", "male")[n % 2]
-            sequence = motion.Sequence(poses[(n + i) % len(poses)], np.full(16, 0.1 * i), gender, 100.0)
+            sequence = motion.MotionSequence(poses[(n + i) % len(poses)], np.full(16, 0.1 * i), gender, 100.0)
             motion.write_sequence(folder / f"{i:02d}_poses.npz", sequence)
     return subjects * sequences * len(range(int(0.1 * frames), int(0.9 * frames), 100))
 

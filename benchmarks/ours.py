@@ -9,7 +9,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder
 from spectral_jax.training.devices import data_mesh
-from spectral_jax.training.step import Precision, Span, Sums, TrainConfig, init_state, num_steps, train_resident
+from spectral_jax.training.step import (
+    EpochMetrics,
+    Precision,
+    StepRange,
+    TrainConfig,
+    init_state,
+    num_steps,
+    train_resident,
+)
 
 
 def ours(config: ModelConfig, coefficients, batch: int, precision: Precision = "default") -> Callable[[], None]:
@@ -22,8 +30,8 @@ def ours(config: ModelConfig, coefficients, batch: int, precision: Precision = "
 
     def run():
         nonlocal state, epoch
-        span = Span(*map(np.int32, (epoch, 1, 0, steps)))
-        state, sums = train_resident(model, options, devices, state, Sums(), coefficients, key, span, rates)
+        span = StepRange(*map(np.int32, (epoch, 1, 0, steps)))
+        state, sums = train_resident(model, options, devices, state, EpochMetrics(), coefficients, key, span, rates)
         jax.block_until_ready(sums)
         epoch += 1
 

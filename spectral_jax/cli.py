@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = [word for word in argv if word != "--debug"]
     try:
         command = parse(argv)
-        keep_compiled_programs()
+        enable_compilation_cache()
         command()
     except KeyboardInterrupt as error:
         console.print("; ".join(["interrupted", *getattr(error, "__notes__", ())]), soft_wrap=True)
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def keep_compiled_programs() -> None:
+def enable_compilation_cache() -> None:
     """Keep what XLA compiles in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR says otherwise."""
     import jax
     import platformdirs

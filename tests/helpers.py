@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from spectral_jax.files.progress import Silent
+
 ROOT = Path(__file__).parent.parent
 TINY = Path(__file__).parent / "tiny"  # data, weights and figures of the PyTorch system, made with it
 
@@ -52,3 +54,13 @@ def write_2026(root, data):
         np.save(folder / f"{name}_coeffs.npy", np.stack([example.coefficients for example in examples]))
     np.save(folder / "vald_vertices.npy", np.stack([example.vertices for example in data.splits["test"]]))
     return folder
+
+
+class Counted(Silent):
+    """Progress that keeps how much it was told is done."""
+
+    def __init__(self):
+        self.done = []
+
+    def update(self, task, done, total=None, note=""):
+        self.done.append(done)

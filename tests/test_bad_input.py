@@ -11,7 +11,7 @@ import pytest
 from helpers import TINY, sphere_examples, write_2026
 
 from spectral_jax.basis import spectral
-from spectral_jax.bodies.motion import Sequence, write_sequence
+from spectral_jax.bodies.motion import MotionSequence, write_sequence
 from spectral_jax.bodies.smplh import demo_body_path
 from spectral_jax.cli import main
 from spectral_jax.data import pytorch_layouts, writer
@@ -185,7 +185,7 @@ def cut_sequence(at):
     for i in range(10):
         folder = at.tmp / "DFaust" / f"{50000 + i}"
         folder.mkdir(parents=True)
-        still = Sequence(np.zeros((3, 156), np.float32), np.zeros(16, np.float32), "male", 60.0)
+        still = MotionSequence(np.zeros((3, 156), np.float32), np.zeros(16, np.float32), "male", 60.0)
         write_sequence(folder / "still_poses.npz", still)
     cut(at.tmp / "DFaust" / "50000" / "still_poses.npz")
     places = ["--amass", at.tmp, "--body-dir", at.tmp / "smplh", "--out", at.new, "--modes", "4", "--strict"]

@@ -34,7 +34,7 @@ from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, i
 from spectral_jax.pytorch import lightning
 from spectral_jax.runs import bundle, logs, run
 from spectral_jax.training.schedule import Plateau
-from spectral_jax.training.step import Position, TrainConfig, TrainState
+from spectral_jax.training.step import TrainConfig, TrainingProgress, TrainState
 
 MEMORY, SECONDS = 96 << 20, 5.0  # for an input of some hundred kilobytes
 EXTREMES = [0, 1, 2, 3, 8, 255, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63, -1, -(2**63), 2**200]
@@ -320,7 +320,7 @@ def pth(folder: Path) -> Kind:
     return Kind(write, lambda: torch_file.load(path))
 
 
-def position() -> Position:
+def position() -> TrainingProgress:
     """Of the smallest network."""
     import jax
 
@@ -328,7 +328,7 @@ def position() -> Position:
     import optax
 
     count, zeros = np.array(3, np.int32), jax.tree.map(np.zeros_like, params)
-    return Position(TrainState(params, optax.ScaleByAdamState(count, zeros, zeros), count), Plateau(1e-4), 1)
+    return TrainingProgress(TrainState(params, optax.ScaleByAdamState(count, zeros, zeros), count), Plateau(1e-4), 1)
 
 
 def ckpt(folder: Path) -> Kind:

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from spectral_jax.files.progress import SILENT, Progress
+
+COMPUTING = "computing modes"  # the task that progress is told of
 SLICE = 160  # eigenvalues between two shifts, at most
 OVERLAP = 8  # eigenvalues that a run finds beyond the middle of a slice
 BLOCK, LARGEST_BLOCK = 4, 64  # vectors in a block of Lanczos: a run sees eigenvalues repeated as often
@@ -33,7 +36,7 @@ class Factor(NamedTuple):
     solve: Callable[[np.ndarray], np.ndarray]
 
 
-class Run(NamedTuple):
+class ShiftResult(NamedTuple):
     """The modes around a shift, without gaps: those below it and those above it."""
 
     factor: Factor
@@ -62,11 +65,11 @@ def dense_on_device(matrix: Any, count: int) -> Pairs:
 
 
 def sliced(
-    matrix: Any, count: int, report: Callable[[int], object] = lambda done: None
+    matrix: Any, count: int, progress: Progress = SILENT
 ) -> tuple[Float[np.ndarray, "freq"], Float[np.ndarray, "vertex freq"]]:
     """Eigenvalues (freq,) ascending and unit eigenvectors (vertex, freq) of a sparse, positive semidefinite matrix.
 
-    float64; `report` is told how many are done. Raises ValueError where the modes found cannot be made as many as there
+    float64; `progress` counts the modes found. Raises ValueError where the modes found cannot be made as many as there
     are: an eigenvalue is repeated more than some dozen times.
     """
     matrix = matrix.tocsc()
@@ -91,7 +94,7 @@ def sliced(
         values[done:stop], vectors[:, done:stop] = between[0][: stop - done], between[1][:, : stop - done]
         done, first, i = stop, second, i + 1
         shifts[i] = second.factor.shift  # where a wider run has to start again
-        report(done)
+        progress.update(COMPUTING, done, count)
     return values, vectors
 
 
@@ -155,7 +158,7 @@ def factorise(matrix: Any, shift: float, room: float) -> Factor:
     return best
 
 
-def run(matrix: Any, shift: float, room: float, below: int, above: int, block: int) -> Run | None:
+def run(matrix: Any, shift: float, room: float, below: int, above: int, block: int) -> ShiftResult | None:
     """The `below` and `above` modes, or all, nearest to the shift on its two sides; None where they are not found.
 
     A shift too near to an eigenvalue moves up, by less than the room that it has.
@@ -170,7 +173,7 @@ def run(matrix: Any, shift: float, room: float, below: int, above: int, block: i
         residual = float(np.linalg.norm(matrix @ vectors - vectors * values, axis=0).max())
         middle = int((found[0] < 0).sum())
         if abs(values - factor.shift).min() > factor.error and residual < ACCURATE * norm:
-            return Run(factor, (values[:middle], vectors[:, :middle]), (values[middle:], vectors[:, middle:]))
+            return ShiftResult(factor, (values[:middle], vectors[:, :middle]), (values[middle:], vectors[:, middle:]))
     return None
 
 
@@ -217,7 +220,7 @@ def lanczos(solve: Callable, size: int, negative: int, positive: int, block: int
     return None
 
 
-def join(first: Run, second: Run) -> Pairs | None:
+def join(first: ShiftResult, second: ShiftResult) -> Pairs | None:
     """All modes between two shifts, from the runs on either side; None where they are not proven to be all."""
     (low, low_vectors), (high, high_vectors) = first.above, second.below
     size = second.factor.below - first.factor.below

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +16,7 @@ from spectral_jax import extras
 from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.files import atomic, safe_files
+from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.geometry import mesh
 
 SOLVER = 1  # counts up when `spectral_jax.basis.spectral.compute` would give other modes
@@ -28,7 +28,7 @@ def cached(
     num_vertices: int,
     num_modes: int | None = None,
     vertices: Float[np.ndarray, "vertex 3"] | None = None,
-    report: Callable[[int], object] = lambda done: None,
+    progress: Progress = SILENT,
 ) -> SpectralBasis:
     """The basis of `spectral.compute`, kept by connectivity (and shape) in the user's cache folder.
 
@@ -47,7 +47,7 @@ def cached(
         except ValueError:
             continue  # damaged: computed anew
         return replace(basis, faces=np.asarray(faces, np.int32))
-    basis = spectral.compute(faces, num_vertices, num_modes, vertices, report)
+    basis = spectral.compute(faces, num_vertices, num_modes, vertices, progress)
     with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
         spectral.save(cache_folder() / f"{name}-{num_modes}.npz", basis)
     return basis

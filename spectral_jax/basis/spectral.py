@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from spectral_jax.basis import eigen
 from spectral_jax.files import atomic, safe_files
+from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.geometry import mesh
 
 Operator = Literal["graph", "cotangent"]
@@ -92,14 +92,14 @@ def compute(
     num_vertices: int,
     num_modes: int | None = None,
     vertices: Float[np.ndarray, "vertex 3"] | None = None,
-    report: Callable[[int], object] = lambda done: None,
+    progress: Progress = SILENT,
 ) -> SpectralBasis:
     """The `num_modes` (default: all) lowest modes of the graph Laplacian of the faces.
 
     Given vertices: of the cotangent Laplacian of that shape (intrinsic Delaunay: Sharp and Crane 2020), eigenvalues in
     1/m^2. Raises ValueError for faces out of range, isolated vertices or more modes than vertices; warns when the mesh
-    has several components. Each mode's sign is fixed by `orient`, so machines agree wherever an eigenvalue is simple.
-    `report` is told how many are done: 0 first, more only by the sparse solver (see `solver`).
+    has several components. `fix_signs` gives each mode its sign, so machines agree wherever an eigenvalue is simple.
+    `progress` counts the modes found, from 0; only the sparse solver tells more than that (see `solver`).
     """
     pairs = mesh.edges(faces, num_vertices)
     isolated = np.setdiff1d(np.arange(num_vertices), pairs)
@@ -112,17 +112,17 @@ def compute(
     if not 1 <= num_modes <= num_vertices:
         raise ValueError(f"{num_modes} modes asked for, a mesh of {num_vertices} vertices has {num_vertices}")
     matrix, mass = mesh.laplacian(faces, num_vertices, vertices)
-    report(0)
+    progress.update(eigen.COMPUTING, 0, num_modes)
     chosen = solver(num_vertices, num_modes)
     if chosen == "sparse":
-        eigenvalues, modes = eigen.sliced(matrix, num_modes, report)
+        eigenvalues, modes = eigen.sliced(matrix, num_modes, progress)
     else:
         solve = eigen.dense if chosen == "dense" else eigen.dense_on_device
         eigenvalues, modes = solve(matrix, num_modes)
     if mass is not None:
         modes = modes / np.sqrt(mass)[:, None]
         mass = mass.astype(np.float32)
-    return SpectralBasis(orient(modes).astype(np.float32), eigenvalues, np.asarray(faces, np.int32), mass)
+    return SpectralBasis(fix_signs(modes).astype(np.float32), eigenvalues, np.asarray(faces, np.int32), mass)
 
 
 def solver(num_vertices: int, num_modes: int) -> Literal["dense", "dense on the GPU", "sparse"]:
@@ -167,7 +167,7 @@ def rayleigh(modes: Float[np.ndarray, "vertex freq"], matrix: Any) -> tuple[np.n
     return eigenvalues, residuals
 
 
-def orient(modes: Float[np.ndarray, "vertex freq"]) -> Float[np.ndarray, "vertex freq"]:
+def fix_signs(modes: Float[np.ndarray, "vertex freq"]) -> Float[np.ndarray, "vertex freq"]:
     """Flip signs so that every mode has a positive sum weighted by w_v = frac((v + 1)^2 * golden ratio).
 
     The weights follow no symmetry of a mesh, so the sum is never zero by symmetry as that of entries or cubes is.

@@ -14,7 +14,7 @@ MOST_BYTES = 1 << 30  # of a file: two hours at 120 frames a second
 KINDS = tuple(gestures.FAMILIES)
 
 
-class Sequence(NamedTuple):
+class MotionSequence(NamedTuple):
     """One subject moving: axis-angles in radians of the 52 SMPL-H joints, shape, and frames a second."""
 
     poses: Float[np.ndarray, "frame 156"]
@@ -23,7 +23,7 @@ class Sequence(NamedTuple):
     framerate: float
 
 
-def read_sequence(path: Path | str) -> Sequence:
+def read_sequence(path: Path | str) -> MotionSequence:
     """Reads an AMASS .npz; ValueError names the file and what is missing, misshapen or not finite.
 
     72-number SMPL poses keep root and 21 body joints and get zero hands; betas are cut or zero-padded to 16.
@@ -51,10 +51,12 @@ def read_sequence(path: Path | str) -> Sequence:
     if poses.shape[1] == 72:
         poses = np.pad(poses[:, :66], ((0, 0), (0, NUM_POSES - 66)))
     betas = np.pad(betas[:NUM_BETAS], (0, max(0, NUM_BETAS - len(betas))))
-    return Sequence(poses.astype(np.float32), betas.astype(np.float32), gender, framerate)
+    return MotionSequence(poses.astype(np.float32), betas.astype(np.float32), gender, framerate)
 
 
-def write_sequence(path: Path | str, sequence: Sequence, trans: Float[np.ndarray, "frame 3"] | None = None) -> None:
+def write_sequence(
+    path: Path | str, sequence: MotionSequence, trans: Float[np.ndarray, "frame 3"] | None = None
+) -> None:
     """Writes an AMASS .npz; trans is the root's path in metres, zero unless given."""
     np.savez_compressed(
         path,
@@ -100,5 +102,5 @@ def write_demo_motions(
             kind = KINDS[(n + i) % len(KINDS)]
             poses = synthesise(kind, num_frames, framerate, (seed, n, i))
             paths.append(folder / f"{kind}_{i:02d}_poses.npz")
-            write_sequence(paths[-1], Sequence(poses, betas, gender, framerate))
+            write_sequence(paths[-1], MotionSequence(poses, betas, gender, framerate))
     return sorted(paths)

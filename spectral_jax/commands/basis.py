@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from spectral_jax.basis.spectral import Operator, SpectralBasis
-from spectral_jax.commands.console import check_free, console, counting, track
+from spectral_jax.commands.console import check_free, console, track
 from spectral_jax.commands.dataset import open_data
 from spectral_jax.geometry.mesh import Mesh
 
@@ -42,19 +42,14 @@ class BasisCompute:
         if self.operator == "cotangent" and vertices is None:
             raise ValueError(f"{self.mesh}: holds faces alone, --operator cotangent needs a mesh with vertices")
         vertices = vertices if self.operator == "cotangent" else None
-        modes, told, start = count if self.modes is None else self.modes, [], time.monotonic()
-        with counting(f"computing modes of {count:,} vertices", modes) as progress, warnings.catch_warnings():
+        modes, start = count if self.modes is None else self.modes, time.monotonic()
+        with Bars() as bars, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", soft_wrap=True)
-
-            def report(done: int) -> None:
-                told.append(done)
-                progress(done)
-
-            computed = formats.cached(faces, count, modes, vertices, report)
+            computed = formats.cached(faces, count, modes, vertices, bars)
         seconds = time.monotonic() - start
         figures = check(self.mesh, computed, vertices)
         spectral.save(self.out, computed)
-        origin = f"computed by the {basis.solver(count, modes)} solver" if told else "from the cache"
+        origin = f"computed by the {basis.solver(count, modes)} solver" if bars.tasks else "from the cache"
         print(f"{describe(self.out, computed)}, {origin} in {seconds:.1f} s\n{figures}")
 
 

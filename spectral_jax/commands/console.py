@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 from rich.progress import track as rich_track
 
 console = Console(stderr=True)
@@ -34,7 +35,7 @@ def building(items: str) -> Iterator[tuple[Callable[[str, int, int, int], None],
     columns = (
         TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[line]}"), TimeElapsedColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with RichProgress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         basis = bar.add_task("computing modes", total=None, line="", visible=False)
         tasks: dict[str, tuple[TaskID, float, int]] = {}
 
@@ -50,9 +51,36 @@ def building(items: str) -> Iterator[tuple[Callable[[str, int, int, int], None],
         yield watch, lambda done: bar.update(basis, visible=True, line=f"{done:,} modes")
 
 
+class Bars:
+    """A progress bar for each task that work tells of; where the terminal is none, nothing is shown."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(), TimeRemainingColumn(compact=True),
+        )  # fmt: skip
+        self._bars = RichProgress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
+
+    def update(self, task: str, done: int, total: int | None = None, note: str = "") -> None:
+        if task not in self.tasks:
+            self.tasks[task] = self._bars.add_task(task, note="")
+        self._bars.update(self.tasks[task], completed=done, total=total, note=note)
+
+    def should_stop(self) -> bool:
+        return False
+
+
 @contextmanager
 def counting(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar for something that tells how many of `total` it has done."""
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with RichProgress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=total)
         yield lambda done: bar.update(task, completed=done)

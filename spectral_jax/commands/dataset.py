@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spectral_jax.basis.spectral import Operator
-from spectral_jax.commands.console import building
+from spectral_jax.commands.console import Bars, building
 
 DEMO_DATA = Path("data/demo")
 
@@ -79,10 +79,10 @@ def build_published(recipe: Literal["amass", "dfaust"], options: DatasetAmass) -
     from spectral_jax.data import recipes
 
     chosen = {name: getattr(options, name) for name in ("operator", "allow_missing", "strict", "overwrite")}
-    with building("sequences") as (watch, report):
+    with Bars() as bars:
         recipes.published(
             recipe, options.amass, options.body_dir, options.out, options.modes, basis_path=options.basis, **chosen,
-            watch=watch, report=report,
+            progress=bars,
         )  # fmt: skip
     show_counts(open_data(str(options.out)))
 
@@ -125,10 +125,10 @@ class DatasetMeshes:
     def __call__(self) -> None:
         from spectral_jax.data import recipes
 
-        with building("files") as (watch, report):
+        with Bars() as bars:
             recipes.meshes(
                 self.folder, self.out, self.train, self.test, self.fraction, self.split_by, self.seed, self.template,
-                self.center, self.scale, self.up, self.modes, self.operator, self.basis, self.overwrite, watch, report,
+                self.center, self.scale, self.up, self.modes, self.operator, self.basis, self.overwrite, progress=bars,
             )  # fmt: skip
         show_counts(open_data(str(self.out)))
 

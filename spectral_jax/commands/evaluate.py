@@ -65,5 +65,5 @@ def print_summary(summary, run, data_path: Path, split: str) -> None:
     table.add_row("mean shape", f"{summary.mean_shape_mm:.2f}")
     table.add_row(f"basis alone, {run.config.model.modes:,} modes", f"{summary.truncation_mm:.2f}")
     Console().print(table)
-    if warning := evaluate.suspicion(summary):
+    if warning := evaluate.basis_warning(summary):
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spectral_jax.commands.console import check_free, console, track
-from spectral_jax.commands.network import Network, Others, open_network, read_mesh, read_others
+from spectral_jax.commands.network import Network, ReferenceMeshes, open_network, read_mesh, read_others
 
 Method = Literal["spatial", "latent", "spherical", "geodesic"]
 METHODS: tuple[Method, ...] = ("spatial", "latent", "spherical", "geodesic")
@@ -270,7 +270,7 @@ def walk(method: Method, network: Network, ends: list[np.ndarray], amounts: np.n
     return {"latents": latents, "coefficients": network.codec.decode(latents)}
 
 
-def measure(network: Network, vertices: np.ndarray, path: dict[str, Any], others: Others) -> dict[str, Any]:
+def measure(network: Network, vertices: np.ndarray, path: dict[str, Any], others: ReferenceMeshes) -> dict[str, Any]:
     """The measures of a path as plain numbers."""
     from spectral_jax.paths import measures
 

@@ -70,7 +70,7 @@ def read_mesh(text: str, network: Network, split: str) -> np.ndarray:
     return np.asarray(spectral.project(network.run.basis, loaded.vertices))[:modes]
 
 
-class Others(NamedTuple):
+class ReferenceMeshes(NamedTuple):
     """What a path is measured against: meshes of the split, and the spread of their latents."""
 
     indices: list[int]
@@ -78,7 +78,7 @@ class Others(NamedTuple):
     spread: float
 
 
-def read_others(network: Network, split: str) -> Others:
+def read_others(network: Network, split: str) -> ReferenceMeshes:
     """Meshes spread over a split, as far as the network's modes hold them."""
     from spectral_jax.basis import spectral
 
@@ -89,4 +89,4 @@ def read_others(network: Network, split: str) -> Others:
     coefficients = np.stack([records[i].coefficients[:modes] for i in track(chosen, f"reading {split}")])
     latents = network.codec.encode(coefficients)
     spread = float(np.sqrt(np.square(latents - latents.mean(axis=0)).sum(axis=1).mean()))
-    return Others(chosen, np.asarray(spectral.reconstruct(network.run.basis, coefficients)), spread)
+    return ReferenceMeshes(chosen, np.asarray(spectral.reconstruct(network.run.basis, coefficients)), spread)

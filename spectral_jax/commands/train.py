@@ -127,7 +127,7 @@ class Train:
             check_continues(folder, config)
             run.check_basis(folder, data.basis, f"that of {data.path}")
         fit_data = read_fit_data(data, config, self.placement, self.storage)
-        with run.hold(folder) if devices.is_main() else contextlib.nullcontext():
+        with run.lock_run(folder) if devices.is_main() else contextlib.nullcontext():
             if devices.is_main() and self.resume:
                 run.save_config(folder, config, data.path)
                 tell_other_data(folder)
@@ -182,12 +182,12 @@ def read_fit_data(data, config, placement: Literal["auto"] | Placement = "auto",
     if placement == "auto":
         placement = batches.choose(count, modes, storage)
     if placement == "device":
-        own = dataset.read_split(data, "train", modes, track, devices.share(count)).coefficients
+        own = dataset.read_split(data, "train", modes, track, devices.local_rows(count)).coefficients
         train = batches.resident(own, count, devices.data_mesh(), storage)
     elif placement == "host":
-        train = batches.Blocks(dataset.read_split(data, "train", modes, track).coefficients, modes)
+        train = batches.StreamedData(dataset.read_split(data, "train", modes, track).coefficients, modes)
     else:
-        train = batches.Blocks(data.splits["train"], modes)
+        train = batches.StreamedData(data.splits["train"], modes)
     test_split = dataset.read_split(data, "test", modes, track)
     if test_split.vertices is None:
         raise ValueError(f"{data.path}: the test split has no original vertices to validate against")
@@ -201,7 +201,7 @@ def train(folder: Path, config, fit_data, storage: Storage = "float32", pictures
     from spectral_jax.training.step import num_steps
 
     train = fit_data.train_coefficients
-    count = len(train.coefficients if isinstance(train, batches.Resident) else train.meshes)
+    count = len(train.coefficients if isinstance(train, batches.DeviceData) else train.meshes)
     steps = num_steps(count, config.train.batch_size)
     received: list[int] = []
 

@@ -22,6 +22,7 @@ from spectral_jax.bodies.smplh import Body, demo_body_path, find_bodies, load_bo
 from spectral_jax.data import writer
 from spectral_jax.data.dataset import Example
 from spectral_jax.data.writer import Skipped, Source
+from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.geometry import sequences
 from spectral_jax.geometry.mesh import Mesh
 
@@ -85,11 +86,11 @@ def published(
     strict: bool = False,
     overwrite: bool = False,
     watch: Watch = writer.unwatched,
-    report: Callable[[int], object] = lambda done: None,
+    progress: Progress = SILENT,
 ) -> Path:
     """Build the published AMASS or DFAUST dataset from AMASS files and SMPL-H bodies of both sexes.
 
-    A gender other than female is male. `report` is told how many modes are computed. Raises ValueError for missing
+    A gender other than female is male. `progress` is told how many modes are computed. Raises ValueError for missing
     sets (unless they may be) and, when strict, for a sequence file that cannot be used, which is else skipped.
     """
     writer.check_free(Path(out), overwrite)
@@ -104,7 +105,7 @@ def published(
             f"{paths['male']} has {male.num_vertices} vertices and {len(male.faces)} faces, {paths['female']} has "
             f"{female.num_vertices} and {len(female.faces)}, or other faces: not the same connectivity"
         )
-    basis = _basis(_rest_shape(male), num_modes, operator, basis_path, report)
+    basis = _basis(_rest_shape(male), num_modes, operator, basis_path, progress)
     source = {"recipe": recipe, "folder": str(folder), "body_folder": str(body_folder)}
     files = [paths["male"], paths["female"]]
     return _build_bodies(out, bodies, files, basis, splits, FRAMES[recipe], source, strict, overwrite, watch)
@@ -134,7 +135,7 @@ def meshes(
     basis_path: str | Path | None = None,
     overwrite: bool = False,
     watch: Watch = writer.unwatched,
-    report: Callable[[int], object] = lambda done: None,
+    progress: Progress = SILENT,
 ) -> Path:
     """Build a dataset of a folder of registered meshes (see `spectral_jax.geometry.sequences` for all it takes).
 
@@ -145,7 +146,7 @@ def meshes(
     parts = sequences.split(items, train, test, fraction, by, seed)
     raw = sequences.read_template(items, template_path)
     shape = sequences.normalise(raw.vertices[None], center, scale, up)[0]
-    basis = _basis(Mesh(shape, raw.faces), num_modes, operator, basis_path, report)
+    basis = _basis(Mesh(shape, raw.faces), num_modes, operator, basis_path, progress)
     on_device, project = jax.device_put(basis), jax.jit(spectral.project)
 
     def source(split: str) -> Source:
@@ -184,14 +185,14 @@ def _basis(
     num_modes: int | None,
     operator: Operator,
     path: str | Path | None,
-    report: Callable[[int], object],
+    progress: Progress,
 ) -> SpectralBasis:
     """The basis in a file, which must be of this connectivity, or the one of this shape."""
     count = len(shape.vertices)
     if path is None:
         num_modes = min(MODES, count) if num_modes is None else num_modes
         vertices = shape.vertices if operator == "cotangent" else None
-        return formats.cached(shape.faces, count, num_modes, vertices, report)
+        return formats.cached(shape.faces, count, num_modes, vertices, progress)
     basis = spectral.load(path)
     template = SpectralBasis(np.empty((count, 0), np.float32), np.empty(0), shape.faces)
     if basis.fingerprint != template.fingerprint:

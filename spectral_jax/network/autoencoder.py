@@ -62,14 +62,14 @@ class Conv(nn.Module):
 
     features: int
     size: int
-    trained: bool
+    custom_backward: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "chan batch freq"]) -> Float[Array, "out batch freq"]:
         """The convolved channels."""
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (self.size, x.shape[0], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        convolve = primitives.convolve_trained if self.trained else primitives.convolve
+        convolve = primitives.convolve_custom_backward if self.custom_backward else primitives.convolve
         return convolve(x, kernel) + bias[:, None, None]
 
 
@@ -80,18 +80,18 @@ class SpectralAutoencoder(nn.Module):
     """
 
     config: ModelConfig
-    trained: bool = False
+    custom_backward: bool = False
 
     def setup(self):
         config, xavier = self.config, nn.initializers.xavier_uniform()
         ends = list(zip(config.lengths[:-1], config.lengths[1:], strict=True))
-        self.encoder_conv = [Conv(features, config.conv_size, self.trained) for features in CHANNELS[1:]]
+        self.encoder_conv = [Conv(features, config.conv_size, self.custom_backward) for features in CHANNELS[1:]]
         self.downsampling = [self.param(f"downsampling_{i}", xavier, shape) for i, shape in enumerate(ends)]
         self.encoder_linear = nn.Dense(config.latent_size, kernel_init=xavier)
         self.decoder_linear = nn.Dense(CHANNELS[-1] * POOLED[-1], kernel_init=xavier)
         self.upsampling = [self.param(f"upsampling_{i}", xavier, shape[::-1]) for i, shape in enumerate(reversed(ends))]
-        self.decoder_conv = [Conv(features, config.conv_size, self.trained) for features in (64, 32, 16, 16)]
-        self.last_conv = Conv(CHANNELS[0], config.conv_size, self.trained)
+        self.decoder_conv = [Conv(features, config.conv_size, self.custom_backward) for features in (64, 32, 16, 16)]
+        self.last_conv = Conv(CHANNELS[0], config.conv_size, self.custom_backward)
 
     def encode(self, coefficients: Float[Array, "batch freq 3"]) -> Float[Array, "batch latent"]:
         """Latents of coefficients. Raises ValueError when the mode count is not the network's."""
@@ -116,7 +116,7 @@ class SpectralAutoencoder(nn.Module):
         return self.last_conv(x).transpose(1, 2, 0)
 
     def _operations(self):
-        pool = primitives.pool_trained if self.trained else primitives.pool
+        pool = primitives.pool_custom_backward if self.custom_backward else primitives.pool
         return ACTIVATIONS[self.config.activation], pool
 
     def __call__(self, coefficients: Float[Array, "batch freq 3"]) -> Float[Array, "batch freq 3"]:

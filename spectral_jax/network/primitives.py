@@ -57,8 +57,8 @@ def _convolve_backward(saved, gradient):
     return for_x, for_kernel
 
 
-convolve_trained = jax.custom_vjp(convolve)
-convolve_trained.defvjp(_convolve_forward, _convolve_backward)
+convolve_custom_backward = jax.custom_vjp(convolve)
+convolve_custom_backward.defvjp(_convolve_forward, _convolve_backward)
 
 
 def pool(x: Float[Array, "chan batch freq"], matrix: Float[Array, "freq pooled"]) -> Float[Array, "chan batch pooled"]:
@@ -79,8 +79,8 @@ def _pool_backward(saved, gradient):
     return gradient @ matrix.T, left @ gradient.reshape(-1, columns)
 
 
-pool_trained = jax.custom_vjp(pool)
-pool_trained.defvjp(_pool_forward, _pool_backward)
+pool_custom_backward = jax.custom_vjp(pool)
+pool_custom_backward.defvjp(_pool_forward, _pool_backward)
 
 
 @jax.custom_jvp

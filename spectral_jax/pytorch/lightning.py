@@ -20,7 +20,7 @@ from spectral_jax.network.autoencoder import ModelConfig
 from spectral_jax.pytorch.state_dict import TABLE, infer_config, params_from_state_dict, state_dict_from_params
 from spectral_jax.runs import checkpoint, run
 from spectral_jax.training.schedule import EPS, FACTOR, PATIENCE, THRESHOLD, Plateau
-from spectral_jax.training.step import VALIDATION_BATCH, Position, TrainConfig, TrainState
+from spectral_jax.training.step import VALIDATION_BATCH, TrainConfig, TrainingProgress, TrainState
 
 # Options: the published infos.json.
 
@@ -87,7 +87,7 @@ REDUCE_ON_PLATEAU = {
 OURS = "spectral_jax"  # the key of what Lightning has no place for; it ignores keys it does not know
 
 
-def checkpoint_from_lightning(saved: Mapping[str, Any], config: ModelConfig) -> Position:
+def checkpoint_from_lightning(saved: Mapping[str, Any], config: ModelConfig) -> TrainingProgress:
     """The training position in a Lightning checkpoint; raises ValueError for another network or optimiser.
 
     Lightning's `epoch` counts the epochs it has closed. A checkpoint made by the validation that ends an epoch lacks
@@ -131,7 +131,7 @@ def checkpoint_from_lightning(saved: Mapping[str, Any], config: ModelConfig) -> 
     (count,) = steps
     count = step if np.float32(step) == count else count  # PyTorch's float32 count is not exact beyond 2^24
     state = TrainState(params, optax.ScaleByAdamState(np.array(count, np.int32), mu, nu), np.array(step, np.int32))
-    return Position(state, plateau, epoch, ours.get("validation_mm"), ours.get("best_mm"))
+    return TrainingProgress(state, plateau, epoch, ours.get("validation_mm"), ours.get("best_mm"))
 
 
 def _count(value: Any) -> int:
@@ -150,7 +150,7 @@ def _real(value: Any) -> float:
     return real
 
 
-def lightning_from_checkpoint(position: Position, config: TrainConfig, job_id: str) -> dict[str, Any]:
+def lightning_from_checkpoint(position: TrainingProgress, config: TrainConfig, job_id: str) -> dict[str, Any]:
     """A Lightning 1.6 checkpoint, as after an epoch that is closed, which the published code evaluates and continues.
 
     Lightning knows the plateau rule only: it continues a cosine run at the peak rate.
@@ -253,7 +253,7 @@ def import_checkpoint(
     return lines
 
 
-def read_checkpoint(source: Path, infos: Path | None = None) -> tuple[Position, run.RunConfig, list[str]]:
+def read_checkpoint(source: Path, infos: Path | None = None) -> tuple[TrainingProgress, run.RunConfig, list[str]]:
     """What a published .ckpt or .pth holds, and lines that say what was found and assumed.
 
     Options come from `infos` or the infos.json beside the source. Raises ValueError naming the file that is missing,

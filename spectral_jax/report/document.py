@@ -18,7 +18,7 @@ from spectral_jax.data.dataset import Data
 from spectral_jax.geometry.metrics import summarise
 from spectral_jax.paths import interpolate
 from spectral_jax.report import plots
-from spectral_jax.report.measurements import Findings
+from spectral_jax.report.measurements import ReportData
 from spectral_jax.runs import evaluate
 from spectral_jax.runs.run import Run
 
@@ -48,7 +48,7 @@ def page(
     data: Data,
     identities: Sequence[str],
     regions: Sequence[str],
-    findings: Findings,
+    findings: ReportData,
     log: Sequence[Mapping[str, Any]],
     config: Mapping[str, Any],
     written: Mapping[str, Any],
@@ -68,7 +68,7 @@ def page(
     content |= _meshes(np.asarray(run.basis.faces), findings)
     assets = files("spectral_jax") / "assets"
     template, style, script = ((assets / f"report.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
-    warning = evaluate.suspicion(summary)
+    warning = evaluate.basis_warning(summary)
     return Template(template).substitute(
         style=style,
         script=script,
@@ -100,7 +100,7 @@ def _panel(name: str) -> str:
 
 
 def _figures(
-    identities: Sequence[str], regions: Sequence[str], findings: Findings, log: Sequence[Mapping[str, Any]]
+    identities: Sequence[str], regions: Sequence[str], findings: ReportData, log: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The plotly figures of the page by name."""
     network_mm, pca_mm = findings.mesh_mm[:2]
@@ -123,7 +123,7 @@ def _figures(
     return figures
 
 
-def _scatter(identities: Sequence[str], findings: Findings) -> Any:
+def _scatter(identities: Sequence[str], findings: ReportData) -> Any:
     """Latents along their two widest principal directions; there is one where a latent is one number."""
     latents, train = findings.latents, findings.train_latents
     directions, deviations = (np.asarray(x) for x in interpolate.principal_directions(np.concatenate([latents, train])))
@@ -136,7 +136,7 @@ def _scatter(identities: Sequence[str], findings: Findings) -> Any:
     return plots.scatter(points, train_points, np.array(identities, object)[rows].tolist(), rows, shares)
 
 
-def _meshes(faces: np.ndarray, findings: Findings) -> dict[str, Any]:
+def _meshes(faces: np.ndarray, findings: ReportData) -> dict[str, Any]:
     """Faces, once, and all meshes shown, as the page's script reads them."""
     kind = "u2" if faces.max() < 1 << 16 else "u4"
     shown = zip(findings.shown, findings.shown_decoded, _shown_mm(findings), strict=True)
@@ -158,12 +158,12 @@ def _base64(array: np.ndarray) -> str:
     return base64.b64encode(array.tobytes()).decode()
 
 
-def _shown_mm(findings: Findings) -> Float[np.ndarray, "3 vertex"]:
+def _shown_mm(findings: ReportData) -> Float[np.ndarray, "3 vertex"]:
     """Errors of the vertices of the meshes shown, mm."""
     return 1000 * np.linalg.norm(findings.shown_decoded - findings.shown, axis=-1)
 
 
-def _limit_mm(findings: Findings) -> float:
+def _limit_mm(findings: ReportData) -> float:
     """A round error, mm, that at most one in twenty of the vertices shown goes beyond."""
     most = float(np.quantile(_shown_mm(findings), 0.95)) or 1.0
     step = 10 ** math.floor(math.log10(most)) / 2
@@ -215,7 +215,7 @@ def _summary(run: Run, mesh_mm: Float[np.ndarray, "method mesh"]) -> str:
     )
 
 
-def _shown(data: Data, findings: Findings) -> str:
+def _shown(data: Data, findings: ReportData) -> str:
     """The three meshes: a place for each and what it is."""
     return "".join(
         f'<figure class="card"><div class="scene" data-shown="{i}" role="img" aria-label="{name} mesh"></div>'

@@ -25,7 +25,7 @@ POINTS = 2000  # latents shown of a split
 CANDIDATES = 512  # meshes among which the ends of the way are looked for
 
 
-class Findings(NamedTuple):
+class ReportData(NamedTuple):
     """What a run does on a split of meshes that it was not trained on.
 
     Attributes:
@@ -64,7 +64,7 @@ def measure(
     test: Split,
     regions: Int[np.ndarray, "vertex"] | None = None,
     track: Callable[[Iterable, str], Iterable] = untracked,
-) -> Findings:
+) -> ReportData:
     """Measure a run on a split that has vertices; `regions` are numbered from 0, `track` wraps the slow loop.
 
     Raises ValueError when the split has no vertices or an error is not finite.
@@ -101,7 +101,7 @@ def measure(
     way = np.asarray(interpolate.straight(*latents[path_rows], amounts))
     meshes = codec.decode_vertices(np.concatenate([latents[shown_rows], way]))
     rows, train_rows = (_spread(len(split.coefficients)) for split in (test, train))
-    return Findings(
+    return ReportData(
         mesh_mm,
         region_mm,
         counts,

@@ -24,7 +24,7 @@ from spectral_jax.network.autoencoder import ModelConfig, init_params
 from spectral_jax.runs import checkpoint, run
 from spectral_jax.runs.run import Run, RunConfig
 from spectral_jax.training.schedule import Plateau
-from spectral_jax.training.step import Position, TrainConfig, TrainState
+from spectral_jax.training.step import TrainConfig, TrainingProgress, TrainState
 
 SCHEMA = 1
 METADATA, MARK = "metadata", "basis_mark"  # what a file holds beside the parameters
@@ -39,11 +39,11 @@ class Release(NamedTuple):
     train: TrainConfig
     epoch: int
     connectivity: str
-    mark: Float[np.ndarray, "4 freq"]
+    basis_signature: Float[np.ndarray, "4 freq"]
     versions: dict[str, str]
 
 
-def mark(basis: SpectralBasis, num_modes: int) -> Float[np.ndarray, "4 freq"]:
+def basis_signature(basis: SpectralBasis, num_modes: int) -> Float[np.ndarray, "4 freq"]:
     """Four sums over each of the first modes, float32, by which bases are told apart whatever made them.
 
     The weights frac((v + 1)^2 sqrt(p)) of p = 2, 3, 5, 7, shifted and scaled to mean 0 and variance 1, follow no
@@ -72,7 +72,7 @@ def save_release(path: str | Path, run: Run) -> None:
     arrays: dict[str, Any] = {
         name: np.ascontiguousarray(value) for name, value in flatten_dict(run.params, sep="/").items()
     }
-    arrays[MARK] = mark(run.basis, run.config.model.modes)
+    arrays[MARK] = basis_signature(run.basis, run.config.model.modes)
     if path.suffix not in (".npz", ".safetensors"):
         raise ValueError(f"{path}: a release is a .npz or .safetensors file")
     safetensors = _safetensors(path) if path.suffix == ".safetensors" else None
@@ -129,7 +129,7 @@ def import_release(path: str | Path, target: str | Path, basis: SpectralBasis | 
     adam = optax.scale_by_adam().init(jax.tree.map(np.asarray, release.params))
     state = TrainState(release.params, adam, np.zeros((), np.int32))
     target.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(target / "last", Position(state, Plateau(release.train.learning_rate), release.epoch))
+    checkpoint.save(target / "last", TrainingProgress(state, Plateau(release.train.learning_rate), release.epoch))
     if basis is not None:
         spectral.save(target / run.BASIS_FILE, spectral.truncate(basis, release.model.modes))
     run.save_config(target, RunConfig(release.model, release.train, data))
@@ -146,7 +146,7 @@ def _check_basis(path: Path, release: Release, basis: SpectralBasis) -> None:
         )
     if basis.num_modes < modes:
         raise ValueError(f"{path}: the network has {modes} modes, the basis only {basis.num_modes}")
-    different = np.abs(mark(basis, modes) - release.mark).max(axis=0) > 0.05  # see `mark`
+    different = np.abs(basis_signature(basis, modes) - release.basis_signature).max(axis=0) > 0.05  # see `mark`
     if different.any():
         raise ValueError(
             f"{path}: trained on another basis of this connectivity ({different.sum()} of {modes} modes differ, the "

@@ -18,10 +18,10 @@ import optax
 from spectral_jax.network.autoencoder import ModelConfig
 from spectral_jax.training import devices
 from spectral_jax.training.schedule import Plateau
-from spectral_jax.training.step import Position, Sums, TrainConfig, TrainState, init_state
+from spectral_jax.training.step import EpochMetrics, TrainConfig, TrainingProgress, TrainState, init_state
 
 
-def save(folder: str | Path, position: Position) -> None:
+def save(folder: str | Path, position: TrainingProgress) -> None:
     """Write the position under `folder`/EPOCH or EPOCH.STEP, then remove the others: one complete is always there.
 
     Where the same position is there already, it stays. Raises OSError naming the folder when it cannot be written. Of
@@ -55,7 +55,7 @@ def find(folder: str | Path) -> Path | None:
     return max(finished, key=lambda p: [int(number) for number in p.name.split(".")], default=None)
 
 
-def restore(folder: str | Path, model_config: ModelConfig, train_config: TrainConfig) -> Position:
+def restore(folder: str | Path, model_config: ModelConfig, train_config: TrainConfig) -> TrainingProgress:
     """Read the newest finished checkpoint under `folder` as host arrays.
 
     Raises ValueError naming the folder when there is none, or when its arrays are not those of the model.
@@ -75,8 +75,9 @@ def restore(folder: str | Path, model_config: ModelConfig, train_config: TrainCo
         extra: Any = stored.custom_metadata
         learning_rate, best, bad_epochs = extra["plateau"]
         plateau = Plateau(learning_rate, math.inf if best is None else best, bad_epochs)
-        sums = Sums(*(type(zero)(value) for zero, value in zip(Sums(), extra.get("sums", Sums()), strict=True)))
-        return Position(
+        zeros = EpochMetrics()
+        sums = EpochMetrics(*(type(zero)(x) for zero, x in zip(zeros, extra.get("sums", zeros), strict=True)))
+        return TrainingProgress(
             state, plateau, extra["epoch"], extra["validation_mm"], extra["best_mm"], extra.get("step", 0), sums
         )
     except ValueError:

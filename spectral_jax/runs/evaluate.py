@@ -55,7 +55,7 @@ def evaluate(run: Run, basis: SpectralBasis, train: Split, split: Split) -> Summ
     return Summary(*summarise(errors_mm), len(vertices), truncation, *baselines)
 
 
-def suspicion(summary: Summary) -> str | None:
+def basis_warning(summary: Summary) -> str | None:
     """What is probably wrong, and what to do, when the network is worse than the mean shape; None when it is not.
 
     A converted checkpoint takes the basis of the data it is given, and nothing in it tells whether that is its own.

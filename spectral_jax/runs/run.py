@@ -22,8 +22,8 @@ from spectral_jax.runs import checkpoint, provenance
 from spectral_jax.runs.logs import RunLog
 from spectral_jax.training import devices, loop
 from spectral_jax.training.batches import Storage
-from spectral_jax.training.loop import FitData, Progress
-from spectral_jax.training.step import Position, TrainConfig
+from spectral_jax.training.loop import FitData, TrainingUpdate
+from spectral_jax.training.step import TrainConfig, TrainingProgress
 
 SCHEMA = 1
 CHECKPOINT_SECONDS = 600  # at most between checkpoints, whatever the epochs take
@@ -100,7 +100,7 @@ def check_free(folder: str | Path, overwrite: bool = False) -> None:
             raise ValueError(f"{folder} is not a run folder ({CONFIG_FILE} is missing): not overwritten")
 
 
-def hold(folder: str | Path) -> contextlib.AbstractContextManager[None]:
+def lock_run(folder: str | Path) -> contextlib.AbstractContextManager[None]:
     """Keep a run folder to this process. Raises ValueError when it is another's; one that crashed holds nothing."""
     return locked(Path(folder), f"{folder}: another process is training this run")
 
@@ -153,11 +153,11 @@ def load_run(path: str | Path, which: Literal["last", "best"] = "last") -> Run:
 def train_run(
     folder: str | Path,
     data: FitData,
-    on_start: Callable[[Position | None], None] = lambda position: None,
+    on_start: Callable[[TrainingProgress | None], None] = lambda position: None,
     should_stop: Callable[[], bool] = lambda: False,
     storage: Storage = "float32",
     pictures: int = 0,
-) -> Iterator[Progress]:
+) -> Iterator[TrainingUpdate]:
     """Train a run folder from its newest checkpoint, or from the start, to its last epoch; yields about once a second.
 
     Logs every epoch; checkpoints `last` at every validation and every ten minutes, and `best` at the lowest validation
@@ -178,13 +178,13 @@ def train_run(
     saved = time.monotonic()
     try:
         with (
-            hold(folder) if main else contextlib.nullcontext(),
+            lock_run(folder) if main else contextlib.nullcontext(),
             RunLog(folder, position.epoch if position else 0) if main else contextlib.nullcontext() as log,
         ):
             for progress in loop.fit(config.model, config.train, data, position, storage=storage):
                 position = progress.position
                 late = time.monotonic() - saved > CHECKPOINT_SECONDS
-                stopping, late = devices.largest(int(should_stop()), int(late))
+                stopping, late = devices.max_over_processes(int(should_stop()), int(late))
                 validated = any("spatial_validation_loss" in figures for figures in progress.figures.values())
                 if log is not None:
                     for epoch, figures in progress.figures.items():

@@ -20,13 +20,13 @@ Placement = Literal["device", "host", "stream"]
 Storage = Literal["float32", "bf16"]
 
 
-class Resident(NamedTuple):
+class DeviceData(NamedTuple):
     """All coefficients, on every device."""
 
     coefficients: Array
 
 
-class Blocks(NamedTuple):
+class StreamedData(NamedTuple):
     """Coefficients that stay where they are, an array in host memory or records on disk, and travel in blocks."""
 
     meshes: Sequence | np.ndarray
@@ -48,18 +48,18 @@ def choose(num_meshes: int, num_modes: int, storage: Storage = "float32") -> Pla
     return "device" if size <= memory / 2 else "stream"  # a CPU: the device's memory is the host's
 
 
-def resident(coefficients: Float[np.ndarray, "row freq 3"], count: int, mesh: Mesh, storage: Storage) -> Resident:
+def resident(coefficients: Float[np.ndarray, "row freq 3"], count: int, mesh: Mesh, storage: Storage) -> DeviceData:
     """Coefficients placed on every device; of `count` meshes this process gives its `devices.share`."""
-    return Resident(devices.gather(np.asarray(coefficients, _dtype(storage)), count, mesh))
+    return DeviceData(devices.all_gather(np.asarray(coefficients, _dtype(storage)), count, mesh))
 
 
-def block_steps(feed: Blocks, rows: int, storage: Storage) -> int:
+def block_steps(feed: StreamedData, rows: int, storage: Storage) -> int:
     """Steps in a block whose batches have so many rows."""
     return max(1, BLOCK_BYTES // (rows * feed.num_modes * 3 * np.dtype(_dtype(storage)).itemsize))
 
 
 def blocks(
-    feed: Blocks, order: Int[np.ndarray, "step row"], mesh: Mesh, storage: Storage
+    feed: StreamedData, order: Int[np.ndarray, "step row"], mesh: Mesh, storage: Storage
 ) -> Iterator[tuple[Array, Array, int]]:
     """An order's batches (-1: no mesh) in blocks: meshes (step, row, freq, 3), which of them count, the steps in use.
 
@@ -90,7 +90,7 @@ def _own_rows(rows: int, mesh: Mesh) -> slice:
 class _Source:
     """The blocks of an epoch, read when asked for; all have the same shape."""
 
-    def __init__(self, feed: Blocks, order: np.ndarray, steps: int, rows: slice, dtype: np.dtype):
+    def __init__(self, feed: StreamedData, order: np.ndarray, steps: int, rows: slice, dtype: np.dtype):
         self.feed, self.order, self.steps, self.rows, self.dtype = feed, order, steps, rows, dtype
 
     def __len__(self) -> int:

@@ -66,7 +66,7 @@ def wait_for_all(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def largest(*values: int) -> tuple[int, ...]:
+def max_over_processes(*values: int) -> tuple[int, ...]:
     """The largest of each value among the processes."""
     from jax.experimental import multihost_utils
 
@@ -87,14 +87,14 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, tree)
 
 
-def share(count: int) -> range:
+def local_rows(count: int) -> range:
     """Which of `count` rows this process reads where each reads its part; equally many for all, the last ones short."""
     size = -(-count // jax.process_count())
     start = min(jax.process_index() * size, count)
     return range(start, min(start + size, count))
 
 
-def gather(rows: Float[np.ndarray, "row ..."], count: int, mesh: Mesh) -> jax.Array:
+def all_gather(rows: Float[np.ndarray, "row ..."], count: int, mesh: Mesh) -> jax.Array:
     """All `count` rows on every device, of which this process has its `share`."""
     processes = jax.process_count()
     if processes == 1:

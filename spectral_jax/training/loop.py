@@ -14,13 +14,13 @@ from jaxtyping import Array, Float
 
 from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder
 from spectral_jax.training import batches, devices
-from spectral_jax.training.batches import Blocks, Resident, Storage
+from spectral_jax.training.batches import DeviceData, Storage, StreamedData
 from spectral_jax.training.schedule import Plateau, cosine, step_plateau
 from spectral_jax.training.step import (
-    Position,
-    Span,
-    Sums,
+    EpochMetrics,
+    StepRange,
     TrainConfig,
+    TrainingProgress,
     TrainState,
     epoch_order,
     init_state,
@@ -38,19 +38,19 @@ FIRST_STEPS = 8  # of the first two dispatches: one compiles, the other tells ho
 class FitData(NamedTuple):
     """What fit reads, all with the network's mode count; float32 and metres."""
 
-    train_coefficients: Float[Array | np.ndarray, "mesh freq 3"] | Resident | Blocks
+    train_coefficients: Float[Array | np.ndarray, "mesh freq 3"] | DeviceData | StreamedData
     modes: Float[Array | np.ndarray, "vertex freq"]
     test_coefficients: Float[Array | np.ndarray, "mesh freq 3"]
     test_vertices: Float[Array | np.ndarray, "mesh vertex 3"]
 
 
-class Progress(NamedTuple):
+class TrainingUpdate(NamedTuple):
     """The position after a dispatch, and the figures of the epochs that it finished, by their number (epochs done).
 
     The state is donated to the next dispatch: use it before asking for that one.
     """
 
-    position: Position
+    position: TrainingProgress
     figures: dict[int, dict[str, float]]
     meshes_per_second: float
 
@@ -59,10 +59,10 @@ def fit(
     model_config: ModelConfig,
     config: TrainConfig,
     data: FitData,
-    position: Position | None = None,
+    position: TrainingProgress | None = None,
     mesh: Mesh | None = None,
     storage: Storage = "float32",
-) -> Iterator[Progress]:
+) -> Iterator[TrainingUpdate]:
     """Train from a position (default: the start) to `config.epochs`, yielding after each dispatch, about once a second.
 
     Each of the devices of `mesh` (default: all there are) takes its part of every batch. However the coefficients reach
@@ -71,13 +71,13 @@ def fit(
     """
     model, mesh = SpectralAutoencoder(model_config), devices.data_mesh() if mesh is None else mesh
     if position is None:
-        position = Position(init_state(model_config, config), Plateau(config.learning_rate), 0)
+        position = TrainingProgress(init_state(model_config, config), Plateau(config.learning_rate), 0)
     position = position._replace(state=devices.replicate(position.state, mesh))
     train, *rest = data
     validation = devices.replicate(tuple(rest), mesh)
-    if isinstance(train, Blocks):
+    if isinstance(train, StreamedData):
         loop = _BlockLoop(model, config, mesh, train, storage)
-    elif isinstance(train, Resident):
+    elif isinstance(train, DeviceData):
         loop = _ResidentLoop(model, config, mesh, train)
     else:
         loop = _ResidentLoop(model, config, mesh, batches.resident(np.asarray(train), len(train), mesh, storage))
@@ -117,8 +117,8 @@ def fit(
                 if validation_mm is not None:
                     plateau = step_plateau(plateau, validation_mm)
             seconds += per_step * (done.step - (0 if done.epochs else position.step))
-            position = Position(done.state, plateau, epoch, validation_mm, best_mm, done.step, done.sums)
-            yield Progress(position, figures, loop.num_meshes / (per_step * loop.steps))
+            position = TrainingProgress(done.state, plateau, epoch, validation_mm, best_mm, done.step, done.sums)
+            yield TrainingUpdate(position, figures, loop.num_meshes / (per_step * loop.steps))
             start = time.perf_counter()
 
 
@@ -141,63 +141,65 @@ class _Dispatched(NamedTuple):
     """What came of a dispatch of `steps` steps: the state, sums of the epochs it ended, step and sums of the next."""
 
     state: TrainState
-    epochs: list[Sums]
+    epochs: list[EpochMetrics]
     step: int
-    sums: Sums
+    sums: EpochMetrics
     steps: int
 
 
 class _ResidentLoop:
     """Dispatches over coefficients on the devices, as long as the clock, the next validation and the end allow."""
 
-    def __init__(self, model: SpectralAutoencoder, config: TrainConfig, mesh: Mesh, train: Resident):
+    def __init__(self, model: SpectralAutoencoder, config: TrainConfig, mesh: Mesh, train: DeviceData):
         self._arguments, self._coefficients = (model, config, mesh), train.coefficients
         self._config, self._key = config, devices.replicate(_key_data(config), mesh)
         self.num_meshes = len(train.coefficients)
         self.steps = num_steps(self.num_meshes, config.batch_size)
         self._dispatches, self._step_seconds = 0, 0.0
 
-    def dispatches(self, position: Position, rates: np.ndarray) -> Iterator[_Dispatched]:
+    def dispatches(self, position: TrainingProgress, rates: np.ndarray) -> Iterator[_Dispatched]:
         """One dispatch from the position."""
         span = self._span(position)
         start = time.perf_counter()
         state, sums = train_resident(
             *self._arguments, position.state, position.sums, self._coefficients, self._key, span, rates
         )
-        every = [Sums(*values) for values in zip(*jax.device_get(sums), strict=True)][: span.count]
+        every = [EpochMetrics(*values) for values in zip(*jax.device_get(sums), strict=True)][: span.count]
         taken = (span.count - 1) * self.steps + span.stop - span.start
         self._dispatches, self._step_seconds = self._dispatches + 1, (time.perf_counter() - start) / taken
         for i, sums in enumerate(every):
             _check_finite(sums, position.epoch + i, 0, rates[i])
         if span.stop == self.steps:
-            yield _Dispatched(state, every, 0, Sums(), taken)
+            yield _Dispatched(state, every, 0, EpochMetrics(), taken)
         else:
             yield _Dispatched(state, [], int(span.stop), every[0], taken)
 
-    def _span(self, position: Position) -> Span:
+    def _span(self, position: TrainingProgress) -> StepRange:
         """The steps to take next; int32 for jit."""
         budget = FIRST_STEPS
         if self._dispatches > 1:
-            (microseconds,) = devices.largest(max(1, round(self._step_seconds * 1e6)))
+            (microseconds,) = devices.max_over_processes(max(1, round(self._step_seconds * 1e6)))
             budget = max(1, round(DISPATCH_SECONDS * 1e6 / microseconds))
         left, every = self.steps - position.step, self._config.validate_every
         until = min(DISPATCH_EPOCHS, every - position.epoch % every, self._config.epochs - position.epoch)
         count = 1 + min(max(0, budget - left) // self.steps, until - 1)
         stop = min(position.step + budget, self.steps)
-        return Span(*(np.int32(number) for number in (position.epoch, count, position.step, stop)))
+        return StepRange(*(np.int32(number) for number in (position.epoch, count, position.step, stop)))
 
 
 class _BlockLoop:
     """Dispatches over blocks that come to the devices while they work on the one before."""
 
-    def __init__(self, model: SpectralAutoencoder, config: TrainConfig, mesh: Mesh, train: Blocks, storage: Storage):
+    def __init__(
+        self, model: SpectralAutoencoder, config: TrainConfig, mesh: Mesh, train: StreamedData, storage: Storage
+    ):
         self._arguments, self._train = (model, config, mesh), train
         self._storage: Storage = storage
         self._key = jax.random.wrap_key_data(_key_data(config))
         self.num_meshes = len(train.meshes)
         self.steps = num_steps(self.num_meshes, config.batch_size)
 
-    def dispatches(self, position: Position, rates: np.ndarray) -> Iterator[_Dispatched]:
+    def dispatches(self, position: TrainingProgress, rates: np.ndarray) -> Iterator[_Dispatched]:
         """The rest of the position's epoch, a dispatch for each block."""
         _, config, mesh = self._arguments
         order = np.asarray(epoch_order(self._key, position.epoch, self.num_meshes, config.batch_size, mesh.size))
@@ -215,7 +217,7 @@ class _BlockLoop:
             _check_finite(sums, position.epoch, step, own)
             step += count
             if step == self.steps:
-                yield _Dispatched(state, [sums], 0, Sums(), count)
+                yield _Dispatched(state, [sums], 0, EpochMetrics(), count)
             else:
                 yield _Dispatched(state, [], step, sums, count)
 
@@ -224,7 +226,7 @@ def _key_data(config: TrainConfig) -> Array:
     return jax.random.key_data(jax.random.fold_in(jax.random.key(config.seed), 1))
 
 
-def _check_finite(sums: Sums, epoch: int, start: int, rates: np.ndarray) -> None:
+def _check_finite(sums: EpochMetrics, epoch: int, start: int, rates: np.ndarray) -> None:
     """Raise FloatingPointError for a bad step of a dispatch, whose first step is `start`, with these rates."""
     step = int(sums.bad_step)
     if step >= 0:

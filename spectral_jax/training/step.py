@@ -78,7 +78,7 @@ class TrainState:
     step: Any
 
 
-class Sums(NamedTuple):
+class EpochMetrics(NamedTuple):
     """Kept through an epoch of its steps so far: sums over meshes of the loss, and of the meshes themselves; sums over
     steps of the gradient's norm, and of those left out; and the first step (or -1) with something not finite."""
 
@@ -89,7 +89,7 @@ class Sums(NamedTuple):
     bad_step: Any = np.int32(-1)
 
 
-class Position(NamedTuple):
+class TrainingProgress(NamedTuple):
     """Where training stands: `epoch` epochs done and `step` steps of the next, with all that the rest depends on."""
 
     state: TrainState
@@ -98,7 +98,7 @@ class Position(NamedTuple):
     validation_mm: float | None = None
     best_mm: float | None = None
     step: int = 0
-    sums: Sums = Sums()
+    sums: EpochMetrics = EpochMetrics()
 
 
 def init_state(model_config: ModelConfig, config: TrainConfig) -> TrainState:
@@ -110,7 +110,7 @@ def init_state(model_config: ModelConfig, config: TrainConfig) -> TrainState:
     return TrainState(params, adam, jnp.zeros((), jnp.int32))
 
 
-def meshes_at_once(modes: int) -> int:
+def microbatch_size(modes: int) -> int:
     """How many meshes of a batch go through the network together: on a CPU what its caches hold, elsewhere all.
 
     On two CPU cores, 4,096 modes, batch 128, a step took 468 ms in parts of 16 and 547 ms in one.
@@ -128,9 +128,9 @@ def loss_and_gradient(
     """Mean squared error over all batch * freq * 3 coefficients (paper equation 4) and its gradient.
 
     With weights the sum over meshes of weight times error instead of their mean. A batch of more meshes than
-    `meshes_at_once` is summed up in parts.
+    `microbatch_size` is summed up in parts.
     """
-    model = model.clone(trained=True)
+    model = model.clone(custom_backward=True)
     if weights is None:
         weights = jnp.full(len(coefficients), 1 / len(coefficients), coefficients.dtype)
 
@@ -146,7 +146,7 @@ def loss_and_gradient(
     def add(sums, part):
         return jax.tree.map(jnp.add, sums, jax.value_and_grad(loss)(params, *part)), None
 
-    parts = -(-len(coefficients) // meshes_at_once(model.config.modes))
+    parts = -(-len(coefficients) // microbatch_size(model.config.modes))
     if parts == 1:
         return jax.value_and_grad(loss)(params, coefficients, weights)
     missing = -len(coefficients) % parts
@@ -211,13 +211,13 @@ def train_steps(
     model: SpectralAutoencoder,
     config: TrainConfig,
     state: TrainState,
-    sums: Sums,
+    sums: EpochMetrics,
     batch: Callable[[Array], tuple[Array, Array, Array]],
     learning_rates: Float[Array, "step"],
     start: Int[Array, ""] | int,
     stop: Int[Array, ""] | int,
     axis: str | None = None,
-) -> tuple[TrainState, Sums]:
+) -> tuple[TrainState, EpochMetrics]:
     """Steps `start` to `stop` of an epoch in one loop on the device.
 
     `batch` gives the meshes of a step, which of them count (1, or 0 for those that fill up a batch), and how many do on
@@ -238,12 +238,14 @@ def train_steps(
         if config.skip_bad_steps:
             total, number, norm = (jnp.where(good, value, 0) for value in (total, number, norm))
             bad_step, skipped = sums.bad_step, skipped + ~good
-        return state, Sums(sums.loss + total, sums.meshes + number, sums.gradient_norm + norm, skipped, bad_step)
+        return state, EpochMetrics(
+            sums.loss + total, sums.meshes + number, sums.gradient_norm + norm, skipped, bad_step
+        )
 
     return lax.fori_loop(start, stop, body, (state, sums))
 
 
-class Span(NamedTuple):
+class StepRange(NamedTuple):
     """The steps of one dispatch: from `start` of epoch `epoch` (0-based) to `stop` of the last of `count` epochs."""
 
     epoch: Any
@@ -256,20 +258,20 @@ def train_epochs(
     model: SpectralAutoencoder,
     config: TrainConfig,
     state: TrainState,
-    sums: Sums,
+    sums: EpochMetrics,
     coefficients: Float[Array, "mesh freq 3"],
     key: Array,
-    span: Span,
+    span: StepRange,
     learning_rates: Float[Array, "epoch step"],
     num_devices: int = 1,
     axis: str | None = None,
-) -> tuple[TrainState, Sums]:
+) -> tuple[TrainState, EpochMetrics]:
     """The steps of a span over coefficients that are all here, and the sums of each of its epochs (epoch).
 
     `sums` are those so far of the epoch that the span begins in. Span and rates are data: they never recompile.
     """
 
-    fresh = jax.tree.map(jnp.asarray, Sums())
+    fresh = jax.tree.map(jnp.asarray, EpochMetrics())
 
     def body(i, carry):
         state, every = carry

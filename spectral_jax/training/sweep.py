@@ -14,7 +14,15 @@ import numpy as np
 from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder
 from spectral_jax.training.loop import FitData, learning_rates
 from spectral_jax.training.schedule import Plateau, step_plateau
-from spectral_jax.training.step import Span, Sums, TrainConfig, init_state, num_steps, train_epochs, validate
+from spectral_jax.training.step import (
+    EpochMetrics,
+    StepRange,
+    TrainConfig,
+    init_state,
+    num_steps,
+    train_epochs,
+    validate,
+)
 
 
 class Trial(NamedTuple):
@@ -56,7 +64,7 @@ def sweep(
         ahead = np.stack([learning_rates(c, plateau, mm, epoch, steps) for c, plateau, mm in arguments])
         every = config.validate_every
         count = min(ahead.shape[1], every - epoch % every, config.epochs - epoch)
-        span = Span(*(np.int32(number) for number in (epoch, count, 0, steps)))
+        span = StepRange(*(np.int32(number) for number in (epoch, count, 0, steps)))
         states = _train(model, config, states, train, keys, span, ahead)
         epoch += count
         due, errors = epoch % every == 0, None
@@ -77,7 +85,9 @@ def sweep(
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def _train(model, config, states, coefficients, keys, span, rates):
     epochs = functools.partial(train_epochs, model, config)
-    return jax.vmap(epochs, in_axes=(0, None, None, 0, None, 0))(states, Sums(), coefficients, keys, span, rates)[0]
+    return jax.vmap(epochs, in_axes=(0, None, None, 0, None, 0))(
+        states, EpochMetrics(), coefficients, keys, span, rates
+    )[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -81,7 +81,7 @@ class Window:
 
     def __init__(self, gallery: Gallery, name: str, choice: Choice, panes: int = 0):
         self.gallery, self.name, self.subject = gallery, name, gallery.load(name)
-        self.choice, self.random = scene.fit(choice, self.subject), np.random.default_rng()
+        self.choice, self.random = scene.clamp(choice, self.subject), np.random.default_rng()
         self.panes, self.framed, self.playing, self.wrong = panes, None, False, ""
 
     def draw(self) -> None:
@@ -144,7 +144,7 @@ class Window:
         import polyscope as ps
 
         self.subject, self.name, self.playing = self.gallery.load(name), name, False
-        self.choice = scene.fit(self.choice, self.subject)
+        self.choice = scene.clamp(self.choice, self.subject)
         ps.remove_all_structures()
         self.draw()
 
@@ -156,13 +156,13 @@ class Window:
                 im.Text(f"{name}: {value}")
         split = pick(im, "split", list(subject.data.splits), choice.split)
         if split != choice.split:
-            return scene.fit(replace(choice, split=split, index=0, start=0, end=1, latent=()), subject)
+            return scene.clamp(replace(choice, split=split, index=0, start=0, end=1, latent=()), subject)
         choice = replace(choice, show=pick(im, "show", get_args(Show), choice.show))
         last = len(subject.data.splits[split]) - 1
         choice = (self.interpolation if choice.show == "interpolation" else self.mesh)(im, choice, last)
         layout = pick(im, "layout", get_args(Layout), choice.layout)
         modes = im.SliderInt("modes", choice.modes, 1, subject.run.config.model.modes)[1]
-        return scene.fit(replace(choice, layout=layout, modes=modes), subject)
+        return scene.clamp(replace(choice, layout=layout, modes=modes), subject)
 
     def mesh(self, im: Any, choice: Choice, last: int) -> Choice:
         """The controls of a reconstruction or of a walk."""

@@ -162,7 +162,7 @@ def prepare(run: Run, data: Data, codec: Codec, geodesic: Callable) -> Subject:
     box = np.stack([np.quantile(boxed.min(axis=1), 0.1, axis=0), np.quantile(boxed.max(axis=1), 0.9, axis=0)])
     subject = Subject(run, data, codec, mesh, way, middle - reach, middle + reach, box)
     for choice in (Choice(), Choice(show="interpolation"), Choice(show="interpolation", method="spherical")):
-        draw(subject, fit(choice, subject))
+        draw(subject, clamp(choice, subject))
     return subject
 
 
@@ -171,7 +171,7 @@ def spread(count: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, most).astype(int)).tolist()
 
 
-def fit(choice: Choice, subject: Subject) -> Choice:
+def clamp(choice: Choice, subject: Subject) -> Choice:
     """The choice nearest to one that this run and its data have."""
     config, splits = subject.run.config.model, subject.data.splits
     split = choice.split if choice.split in splits else next(iter(splits))

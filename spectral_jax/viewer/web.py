@@ -86,7 +86,7 @@ class Browser:
         self.meshes: dict[str, Any] = {}
         self.labels: dict[float, Any] = {}
         self.turn, self.framed, self.found = 0, None, None
-        self.choice = scene.fit(self.choice, self.subject)
+        self.choice = scene.clamp(self.choice, self.subject)
         names = list(dict.fromkeys([*self.gallery.names(), self.name]))
         c = self.controls = panel.build(self.client.gui, self.subject, names, self.name, self.choice)
         self.rest = np.zeros_like(self.subject.low)
@@ -160,7 +160,7 @@ class Browser:
     def _draw(self) -> None:
         """Show what the controls say."""
         self.begun = time.monotonic_ns()
-        choice = self.choice = scene.fit(panel.read(self.controls, self.rest), self.subject)
+        choice = self.choice = scene.clamp(panel.read(self.controls, self.rest), self.subject)
         pair = (choice.split, choice.start, choice.end)
         if (choice.show, choice.method) == ("interpolation", "geodesic") and pair != self.found:
             choice = replace(choice, method="latent")

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from helpers import Counted
 
 from spectral_jax.basis import eigen
 from spectral_jax.bodies.smplh import demo_body_path
@@ -95,12 +96,12 @@ def largest_group(values):
 def test_modes_are_those_of_the_dense_solver(monkeypatch, name, count, size, block, copies):
     monkeypatch.setattr(eigen, "SLICE", size)
     monkeypatch.setattr(eigen, "BLOCK", block)
-    matrix, told = graph(MESHES[name]()), []
-    values, vectors = eigen.sliced(matrix, count, told.append)
+    matrix, counted = graph(MESHES[name]()), Counted()
+    values, vectors = eigen.sliced(matrix, count, counted)
     check_against_dense(matrix, values, vectors)
     assert largest_group(values) == copies
-    assert told == sorted(told)
-    assert told[-1] == count
+    assert counted.done == sorted(counted.done)
+    assert counted.done[-1] == count
     if name == "two components":
         np.testing.assert_allclose(values[:4], [0, 0, values[2], values[2]], atol=1e-12)
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
+from helpers import Counted
 
 from spectral_jax.basis import formats, spectral
 
@@ -29,15 +30,15 @@ def computed(monkeypatch):
 
 
 def test_a_basis_is_computed_once_and_more_modes_serve_fewer(sphere, cache, computed):
-    told = []
-    first = formats.cached(sphere.faces, 162, 20, report=told.append)
-    assert (told, len(list(cache.iterdir()))) == ([0], 1)
-    again = formats.cached(sphere.faces, 162, 20, report=told.append)
+    counted = Counted()
+    first = formats.cached(sphere.faces, 162, 20, progress=counted)
+    assert (counted.done, len(list(cache.iterdir()))) == ([0], 1)
+    again = formats.cached(sphere.faces, 162, 20, progress=counted)
     np.testing.assert_array_equal(again.modes, first.modes)
     np.testing.assert_array_equal(again.eigenvalues, first.eigenvalues)
-    fewer = formats.cached(sphere.faces, 162, 7, report=told.append)
+    fewer = formats.cached(sphere.faces, 162, 7, progress=counted)
     np.testing.assert_array_equal(fewer.modes, first.modes[:, :7])
-    assert (computed, told) == ([20], [0])
+    assert (computed, counted.done) == ([20], [0])
     formats.cached(sphere.faces, 162)
     assert computed == [20, 162]
 

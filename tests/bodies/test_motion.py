@@ -7,7 +7,7 @@ import pytest
 from spectral_jax.bodies import anatomy
 from spectral_jax.bodies.motion import (
     KINDS,
-    Sequence,
+    MotionSequence,
     demo_subjects,
     read_sequence,
     synthesise,
@@ -60,7 +60,7 @@ def amass(**changes):
 
 
 def test_sequence_round_trip(tmp_path):
-    sequence = Sequence(synthesise("gait", 7, 30.0, 0), np.linspace(-1, 1, 16, dtype=np.float32), "female", 60.0)
+    sequence = MotionSequence(synthesise("gait", 7, 30.0, 0), np.linspace(-1, 1, 16, dtype=np.float32), "female", 60.0)
     write_sequence(tmp_path / "walk_poses.npz", sequence)
     with np.load(tmp_path / "walk_poses.npz", allow_pickle=False) as data:
         assert data["trans"].shape == (7, 3)

@@ -21,7 +21,7 @@ from rounding import product_rounding, rounding
 from scipy.spatial.transform import Rotation
 
 from spectral_jax.basis import spectral
-from spectral_jax.bodies.motion import KINDS, Sequence, read_sequence, synthesise, write_sequence
+from spectral_jax.bodies.motion import KINDS, MotionSequence, read_sequence, synthesise, write_sequence
 from spectral_jax.bodies.smplh import demo_body_path, load_body
 from spectral_jax.cli import main
 from spectral_jax.data import dataset, recipes, writer
@@ -49,7 +49,7 @@ class Planned(NamedTuple):
     dataset: str
     identity: str
     file: str
-    sequence: Sequence
+    sequence: MotionSequence
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,7 +83,7 @@ def plan():
             for number in range(1 + (len(planned) + subject) % 2):
                 i = len(planned)
                 poses = synthesise(KINDS[i % len(KINDS)], LENGTHS[i % 4], 60.0, i)
-                sequence = Sequence(poses, betas, GENDERS[i % 5], 60.0)
+                sequence = MotionSequence(poses, betas, GENDERS[i % 5], 60.0)
                 planned.append(Planned(name, f"s{subject}", f"{number}_poses.npz", sequence))
     return planned
 
@@ -97,7 +97,9 @@ def twins():
     files = {
         "a": (poses, betas), "b_turned": (turned, betas), "c_beta16": (poses, shaped), "d_handless": (handless, betas)
     }  # fmt: skip
-    return [Planned("SFU", "twins", f"{name}.npz", Sequence(*arrays, "male", 60.0)) for name, arrays in files.items()]
+    return [
+        Planned("SFU", "twins", f"{name}.npz", MotionSequence(*arrays, "male", 60.0)) for name, arrays in files.items()
+    ]
 
 
 def write_amass(folder, planned, places):
@@ -220,7 +222,7 @@ def test_turning_the_root_changes_nothing_and_the_last_beta_does(built):
 
 
 def test_a_long_sequence_gives_every_hundredth_frame_of_its_middle(bodies, tmp_path):
-    still = Sequence(np.zeros((1000, 156), np.float32), np.zeros(16, np.float32), "male", 60.0)
+    still = MotionSequence(np.zeros((1000, 156), np.float32), np.zeros(16, np.float32), "male", 60.0)
     short = still._replace(poses=still.poses[:10])
     planned = [Planned("CMU", "01", "long.npz", still), Planned("SFU", "01", "short.npz", short)]
     write_amass(tmp_path / "AMASS", planned, {"CMU": "CMU", "SFU": "SFU"})
@@ -260,7 +262,7 @@ def test_the_summary_says_what_there_is(built):
 
 def test_dfaust_takes_every_frame_and_splits_by_identity(bodies, tmp_path, capsys):
     planned = [
-        Planned("DFaust", f"500{i}", f"{kind}_poses.npz", Sequence(poses, np.ones(16, np.float32), gender, 60.0))
+        Planned("DFaust", f"500{i}", f"{kind}_poses.npz", MotionSequence(poses, np.ones(16, np.float32), gender, 60.0))
         for i, gender in zip(range(20, 30), ("male", "female") * 5, strict=True)
         for kind in ("gait", "squat")[: 1 + i % 2]
         for poses in [synthesise(kind, 3, 60.0, i)]
@@ -301,7 +303,9 @@ def small_amass(tmp_path_factory):
     """Sequences of two meshes each: 18 of CMU, a damaged one among them, 2 of SFU."""
     root = tmp_path_factory.mktemp("small")
     planned = [
-        Planned(name, f"s{i // 6}", f"{i % 6}.npz", Sequence(synthesise("gait", 150, 60.0, i), np.ones(16), sex, 60.0))
+        Planned(
+            name, f"s{i // 6}", f"{i % 6}.npz", MotionSequence(synthesise("gait", 150, 60.0, i), np.ones(16), sex, 60.0)
+        )
         for name, count in (("CMU", 18), ("SFU", 2))
         for i in range(count)
         for sex in [("female", "male")[i // 6 % 2]]

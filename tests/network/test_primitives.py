@@ -23,13 +23,13 @@ def test_convolution_is_the_sum_over_taps(size, chan, out):
 @pytest.mark.parametrize(("chan", "out"), [(3, 8), (8, 8), (8, 3)])
 def test_convolution_by_hand_has_the_gradients_of_autodiff(size, chan, out):
     x, kernel = jax.random.normal(KEYS[0], (chan, 2, 7)), jax.random.normal(KEYS[1], (size, chan, out))
-    check_gradients(primitives.convolve, primitives.convolve_trained, x, kernel)
+    check_gradients(primitives.convolve, primitives.convolve_custom_backward, x, kernel)
 
 
 @pytest.mark.parametrize("shape", [(9, 4), (4, 9)])
 def test_pooling_by_hand_has_the_gradients_of_autodiff(shape):
     x, matrix = jax.random.normal(KEYS[0], (3, 2, shape[0])), jax.random.normal(KEYS[1], shape)
-    check_gradients(primitives.pool, primitives.pool_trained, x, matrix)
+    check_gradients(primitives.pool, primitives.pool_custom_backward, x, matrix)
 
 
 def check_gradients(plain, trained, *inputs):

@@ -25,7 +25,7 @@ from spectral_jax.pytorch.lightning import (
 from spectral_jax.pytorch.state_dict import TABLE, infer_config, params_from_state_dict, state_dict_from_params
 from spectral_jax.runs import checkpoint, run
 from spectral_jax.training.schedule import Plateau
-from spectral_jax.training.step import Position, TrainConfig, loss_and_gradient, train_step
+from spectral_jax.training.step import TrainConfig, TrainingProgress, loss_and_gradient, train_step
 
 CONFIG = ModelConfig(modes=128, latent_size=8)
 INFOS = json.loads((TINY / "infos.json").read_text())
@@ -175,7 +175,7 @@ def test_position_returns_bit_for_bit(saved, epoch, step, plateau, validation_mm
     state = jax.tree.map(
         lambda x: rng.standard_normal(x.shape, np.float32) if x.ndim else np.array(step, x.dtype), state
     )
-    position = Position(state, plateau, epoch, validation_mm, best_mm)
+    position = TrainingProgress(state, plateau, epoch, validation_mm, best_mm)
     returned = checkpoint_from_lightning(
         through_file(lightning_from_checkpoint(position, TrainConfig(), "job")), CONFIG
     )

@@ -15,7 +15,7 @@ from spectral_jax.network.autoencoder import ModelConfig
 from spectral_jax.runs import run
 from spectral_jax.runs.logs import read_log
 from spectral_jax.training import batches, loop
-from spectral_jax.training.batches import Blocks
+from spectral_jax.training.batches import StreamedData
 from spectral_jax.training.step import TrainConfig
 
 MODEL = ModelConfig(modes=32, latent_size=4)
@@ -28,8 +28,8 @@ def placements(fit_data, data_folder):
     records = dataset.open_data(data_folder).splits["train"]
     return {
         "device": fit_data,
-        "host": fit_data._replace(train_coefficients=Blocks(fit_data.train_coefficients, 32)),
-        "stream": fit_data._replace(train_coefficients=Blocks(records, 32)),
+        "host": fit_data._replace(train_coefficients=StreamedData(fit_data.train_coefficients, 32)),
+        "stream": fit_data._replace(train_coefficients=StreamedData(records, 32)),
     }
 
 
@@ -104,7 +104,7 @@ def test_bf16_storage_and_arithmetic_stay_near_float32(placements):
 def test_a_streamed_mesh_that_is_not_finite_is_named(placements):
     records = [example._replace(coefficients=example.coefficients.copy()) for example in placements["stream"][0].meshes]
     records[7].coefficients[3, 1] = np.nan
-    broken = placements["stream"]._replace(train_coefficients=Blocks(records, 32))
+    broken = placements["stream"]._replace(train_coefficients=StreamedData(records, 32))
     with pytest.raises(ValueError, match=r"mesh 7 of the train split \(007\.ply\) has values that are not finite"):
         trained(broken)
 

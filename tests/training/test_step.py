@@ -14,6 +14,7 @@ from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, i
 from spectral_jax.runs import run
 from spectral_jax.runs.logs import read_log
 from spectral_jax.training import batches, loop
+from spectral_jax.training import step as training_step
 from spectral_jax.training.step import TrainConfig
 
 MODEL = ModelConfig(modes=32, latent_size=4)
@@ -64,7 +65,7 @@ def test_an_epoch_is_the_steps_one_by_one_with_the_smaller_last_batch(fit_data):
         state, loss, norm = STEP(model, state, batch, rate)
         losses.append(float(loss) * len(batch))
         norms.append(float(norm))
-    sums, span = training_step.Sums(), training_step.Span(0, 1, 0, 6)
+    sums, span = training_step.EpochMetrics(), training_step.StepRange(0, 1, 0, 6)
     epochs = jax.jit(training_step.train_epochs, static_argnums=(0, 1))
     epoch_state, sums = epochs(model, TRAIN, training_step.init_state(MODEL, TRAIN), sums, data, key, span, rates[None])
     assert int(epoch_state.step) == 6
@@ -127,7 +128,7 @@ def test_training_ends_at_a_loss_that_is_not_finite_and_keeps_its_checkpoint(fit
     kept = run.load_run(folder)
     broken = spoiled(fit_data)
     if blocks:
-        broken = broken._replace(train_coefficients=batches.Blocks(np.asarray(broken.train_coefficients), 32))
+        broken = broken._replace(train_coefficients=batches.StreamedData(np.asarray(broken.train_coefficients), 32))
     with pytest.raises(FloatingPointError) as raised:
         for _ in run.train_run(folder, broken):
             pass
@@ -158,7 +159,7 @@ def test_a_batch_in_parts_has_the_loss_and_gradient_of_the_whole(fit_data, monke
     model, params = SpectralAutoencoder(MODEL), init_params(MODEL, jax.random.key(0))
     batch, weights = jnp.asarray(fit_data.train_coefficients[:8]), jnp.array([0.2] * 5 + [0.0] * 3)
     whole = jax.jit(training_step.loss_and_gradient, static_argnums=0)(model, params, batch, weights)
-    monkeypatch.setattr(train, "meshes_at_once", lambda modes: 3)
+    monkeypatch.setattr(train, "microbatch_size", lambda modes: 3)
     parts = jax.jit(lambda *given: training_step.loss_and_gradient(model, *given))(params, batch, weights)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), parts, whole)
 

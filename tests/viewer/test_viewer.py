@@ -131,7 +131,7 @@ def test_a_choice_is_fitted_to_what_there_is(subject):
     wanted = Choice(
         split="vald", index=99, start=-1, end=50, modes=4096, low_mm=9.0, high_mm=3.0, amount=2.0, latent=(1.0,)
     )
-    fitted = scene.fit(wanted, subject)
+    fitted = scene.clamp(wanted, subject)
     assert fitted.split in subject.data.splits
     last = len(subject.data.splits[fitted.split]) - 1
     assert (fitted.index, fitted.start, fitted.end) == (last, 0, min(50, last))
