@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from spectral_jax.basis.spectral import Operator, SpectralBasis
-from spectral_jax.commands.console import check_free, console, track
+from spectral_jax.commands.console import Bars, check_free, console, track
 from spectral_jax.commands.dataset import open_data
 from spectral_jax.geometry.mesh import Mesh
 
@@ -49,7 +49,7 @@ class BasisCompute:
         seconds = time.monotonic() - start
         figures = check(self.mesh, computed, vertices)
         spectral.save(self.out, computed)
-        origin = f"computed by the {basis.solver(count, modes)} solver" if bars.tasks else "from the cache"
+        origin = f"computed by the {spectral.solver(count, modes)} solver" if bars.tasks else "from the cache"
         print(f"{describe(self.out, computed)}, {origin} in {seconds:.1f} s\n{figures}")
 
 

@@ -11,6 +11,7 @@ import spectral_jax as sj
 from spectral_jax.cli import main
 from spectral_jax.data import dataset
 from spectral_jax.geometry.mesh import Mesh, read_mesh, write_mesh
+from spectral_jax.network import codec as network_codec
 from spectral_jax.network.codec import Codec
 
 
@@ -145,7 +146,7 @@ def test_latents_of_the_published_system_in_its_own_layout(tmp_path):
 
 
 def test_latents_become_coefficients_vertices_or_meshes(trained, latents, codec, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(inference, "BATCH", 4)  # several batches
+    monkeypatch.setattr(network_codec, "BATCH", 4)  # several batches
     values = load(latents)["latents"]
     np.save(tmp_path / "latents.npy", values)
 

@@ -60,7 +60,7 @@ def test_records_are_read_by_index_alone(data_folder):
 
 def test_tensorflow_is_never_imported(data_folder):
     code = (
-        "import sys; from spectral_jax import dataset\n"
+        "import sys; from spectral_jax.data import dataset\n"
         f"dataset.read_split(dataset.open_data({str(data_folder)!r}), 'test')\n"
         "assert 'tensorflow' not in sys.modules"
     )

@@ -326,7 +326,7 @@ def journaled(out):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(builder, "MESHES_A_PART", 3)
+    monkeypatch.setattr(writer, "MESHES_A_PART", 3)
 
 
 def test_a_killed_build_goes_on_from_its_finished_parts(small_amass, bodies, tmp_path, small_parts, monkeypatch):
@@ -700,15 +700,15 @@ def test_ctrl_c_of_a_command_says_what_is_kept(people, tmp_path, capsys, small_p
 
     monkeypatch.setattr(recipes, "BATCH", 2)
     monkeypatch.setattr(recipes, "AHEAD", 1)
-    monkeypatch.setattr(registrations, "read", interrupted(KeyboardInterrupt))
+    monkeypatch.setattr(sequences, "read", interrupted(KeyboardInterrupt))
     assert main(command) == 130
     assert capsys.readouterr().err == "interrupted; 33 meshes are kept: the same command goes on from there\n"
-    monkeypatch.setattr(registrations, "read", interrupted(OSError("no space left on device")))
+    monkeypatch.setattr(sequences, "read", interrupted(OSError("no space left on device")))
     assert main(command) == 2
     error = "error: no space left on device; 33 meshes are kept: the same command goes on from there\n"
     assert capsys.readouterr().err == error
     names = []
-    monkeypatch.setattr(registrations, "read", lambda item, template: names.append(item.name) or read(item, template))
+    monkeypatch.setattr(sequences, "read", lambda item, template: names.append(item.name) or read(item, template))
     assert main(command) == 0
     assert len(names) == 53 - 33
     assert dataset.open_data(tmp_path / "out").metadata["counts"] == {"train": 44, "test": 9}
@@ -738,7 +738,7 @@ def test_no_more_than_a_few_batches_are_in_memory(people, tmp_path, monkeypatch)
 
     monkeypatch.setattr(recipes, "BATCH", 2)
     monkeypatch.setattr(recipes, "AHEAD", 1)
-    monkeypatch.setattr(registrations, "read", counting)
+    monkeypatch.setattr(sequences, "read", counting)
     recipes.meshes(people, tmp_path / "out", num_modes=12, watch=watch)
     assert counts["read"] == 53
     assert counts["ahead"] <= 2 * 2

@@ -197,7 +197,7 @@ def test_arrays_of_other_kinds_are_refused(sphere, tmp_path):
 
 
 def test_dfaust_registrations_are_sequences_of_subjects(sphere, tmp_path, monkeypatch):
-    monkeypatch.setattr(registrations, "SLAB_BYTES", 2 * sphere.vertices.nbytes)
+    monkeypatch.setattr(sequences, "SLAB_BYTES", 2 * sphere.vertices.nbytes)
     frames = np.stack([sphere.vertices * np.float32(1 + i / 10) for i in range(5)])
     write_registrations(
         tmp_path / "registrations_m.hdf5", sphere.faces, **{"50009_jiggle_on_toes": frames, "50002_run": frames[:1]}

@@ -6,7 +6,7 @@ from rounding import network_rounding
 import spectral_jax as sj
 from spectral_jax.basis import spectral
 from spectral_jax.data import dataset
-from spectral_jax.network import codec
+from spectral_jax.network import codec as network_codec
 from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
 from spectral_jax.network.codec import Codec
 from spectral_jax.runs import evaluate
@@ -14,11 +14,11 @@ from spectral_jax.runs.run import Run, RunConfig
 from spectral_jax.training.step import TrainConfig
 
 FUNCTIONS = [
-    codec.encode_batch,
-    codec.decode_batch,
-    codec.encode_vertices_batch,
-    codec.decode_vertices_batch,
-    codec.reconstruct_batch,
+    network_codec.encode_batch,
+    network_codec.decode_batch,
+    network_codec.encode_vertices_batch,
+    network_codec.decode_vertices_batch,
+    network_codec.reconstruct_batch,
 ]
 
 
@@ -51,7 +51,7 @@ def clear():
 
 
 def test_any_number_of_meshes_is_what_the_network_makes_of_them(run, codec, monkeypatch):
-    monkeypatch.setattr(inference, "BATCH", 8)
+    monkeypatch.setattr(network_codec, "BATCH", 8)
     vertices, coefficients = meshes(run.basis, 21)
     apply = jax.jit(run.model.apply, static_argnames="method")
     latents = apply({"params": run.params}, coefficients, method="encode")
@@ -78,19 +78,19 @@ def test_no_meshes_at_all(codec):
 def test_programs_are_few_and_serve_every_number_of_meshes_and_every_network_of_the_kind(
     run, codec, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(inference, "BATCH", 16)
+    monkeypatch.setattr(network_codec, "BATCH", 16)
     clear()
     _, coefficients = meshes(run.basis, 50)
     for count in (16, 17, 25, 32, 33, 49, 50):
         codec.reconstruct(coefficients[:count])
-    assert codec.reconstruct_batch._cache_size() == 1  # a rest is filled up to a whole batch
+    assert network_codec.reconstruct_batch._cache_size() == 1  # a rest is filled up to a whole batch
     for count in range(1, 51):
         codec.encode(coefficients[:count])
-    assert codec.encode_batch._cache_size() == 5  # 1, 2, 4, 8, 16
+    assert network_codec.encode_batch._cache_size() == 5  # 1, 2, 4, 8, 16
     other = Codec.of(make_run(run.basis, tmp_path, seed=1))  # parameters are arguments
     assert np.abs(other.encode(coefficients) - codec.encode(coefficients)).max() > 0.01
-    list(codec.stream(codec.encode_batch, (row for row in coefficients[:37])))
-    assert codec.encode_batch._cache_size() == 5
+    list(codec.stream(network_codec.encode_batch, (row for row in coefficients[:37])))
+    assert network_codec.encode_batch._cache_size() == 5
 
 
 def test_a_row_depends_on_no_other_row(run, codec):
@@ -114,7 +114,7 @@ def test_rows_come_from_arrays_files_and_iterators_alike(run, codec, tmp_path):
 
 
 def test_a_stream_reads_no_further_than_the_device_needs(run, codec, monkeypatch):
-    monkeypatch.setattr(inference, "BATCH", 8)
+    monkeypatch.setattr(network_codec, "BATCH", 8)
     _, coefficients = meshes(run.basis, 100)
     read = 0
 
@@ -125,7 +125,7 @@ def test_a_stream_reads_no_further_than_the_device_needs(run, codec, monkeypatch
             yield row
 
     parts = []
-    for part in codec.stream(codec.reconstruct_batch, rows()):
+    for part in codec.stream(network_codec.reconstruct_batch, rows()):
         parts.append(part)
         assert read - 8 * len(parts) <= 8 * codec.AHEAD
     assert [len(part) for part in parts] == 12 * [8] + [4]
@@ -162,7 +162,7 @@ def test_the_functions_are_differentiable(run, codec):
     latent = np.array([0.3, -0.2, 0.5], np.float32)
 
     def shape(latent):
-        return codec.decode_vertices_batch(codec, latent[None])[0]
+        return network_codec.decode_vertices_batch(codec, latent[None])[0]
 
     forward, reverse = jax.jacfwd(shape)(latent), jax.jacrev(shape)(latent)
     np.testing.assert_allclose(forward, reverse, atol=1e-5)

@@ -162,11 +162,11 @@ def test_files_of_another_kind_are_refused_and_named(released, tmp_path, monkeyp
         "bomb.npz": "5,000,000 bytes unpacked with array metadata, at most 4,000,000",
         "tiny.pth": "a release is a .npz or .safetensors file",
     }
-    monkeypatch.setattr(release, "MOST_BYTES", 4_000_000)
+    monkeypatch.setattr(bundle, "MOST_BYTES", 4_000_000)
     for name, message in cases.items():
         with pytest.raises(ValueError, match=rf"{name}: .*{message}"):
             bundle.load_release(tmp_path / name)
-    monkeypatch.setattr(release, "MOST_BYTES", 1000)
+    monkeypatch.setattr(bundle, "MOST_BYTES", 1000)
     with pytest.raises(ValueError, match="at most 1,000 are read"):
         bundle.load_release(released)
 

@@ -210,7 +210,7 @@ def test_two_builds_into_one_folder_are_refused(sphere, sphere_basis, tmp_path):
         examples = sphere_examples(sphere, sphere_basis, 4, 1, False)
         yield from itertools.islice(examples, 2)
         script = (
-            "import sys; from pathlib import Path; from spectral_jax.locks import locked\n"
+            "import sys; from pathlib import Path; from spectral_jax.files.locks import locked\n"
             f"with locked(Path({str(tmp_path / '.data.building')!r}), 'busy'): pass"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

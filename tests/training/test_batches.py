@@ -50,15 +50,15 @@ def equal(ours, theirs):
 @pytest.mark.parametrize("placement", ["host", "stream"])
 @pytest.mark.parametrize("block_steps", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_blocks_give_what_resident_data_gives(placements, placement, block_steps, monkeypatch):
-    monkeypatch.setattr(feed, "BLOCK_BYTES", block_steps * 8 * 32 * 3 * 4)
+    monkeypatch.setattr(batches, "BLOCK_BYTES", block_steps * 8 * 32 * 3 * 4)
     equal(trained(placements[placement]), trained(placements["device"]))
 
 
 @pytest.mark.parametrize("seconds", [1e-9, 100])
 def test_the_length_of_a_dispatch_changes_nothing(fit_data, seconds, monkeypatch):
     expected = trained(fit_data)
-    monkeypatch.setattr(fitting, "DISPATCH_SECONDS", seconds)
-    monkeypatch.setattr(fitting, "FIRST_STEPS", 1)
+    monkeypatch.setattr(loop, "DISPATCH_SECONDS", seconds)
+    monkeypatch.setattr(loop, "FIRST_STEPS", 1)
     equal(trained(fit_data), expected)
 
 
@@ -68,8 +68,8 @@ def test_a_run_stopped_inside_its_epochs_continues_bit_for_bit(
 ):
     """Stopped after every other dispatch, one step long or a block; going on with the data in another place."""
     config = TrainConfig(epochs=4, batch_size=8, learning_rate=1e-3, validate_every=2, schedule=schedule)
-    monkeypatch.setattr(feed, "BLOCK_BYTES", 4 * 8 * 32 * 3 * 4)
-    monkeypatch.setattr(fitting, "FIRST_STEPS", 1)
+    monkeypatch.setattr(batches, "BLOCK_BYTES", 4 * 8 * 32 * 3 * 4)
+    monkeypatch.setattr(loop, "FIRST_STEPS", 1)
     folders = [run.create(tmp_path / name, run.RunConfig(MODEL, config, "data"), sphere_basis) for name in ("a", "b")]
     for _ in run.train_run(folders[0], placements["device"]):
         pass

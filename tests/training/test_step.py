@@ -159,7 +159,7 @@ def test_a_batch_in_parts_has_the_loss_and_gradient_of_the_whole(fit_data, monke
     model, params = SpectralAutoencoder(MODEL), init_params(MODEL, jax.random.key(0))
     batch, weights = jnp.asarray(fit_data.train_coefficients[:8]), jnp.array([0.2] * 5 + [0.0] * 3)
     whole = jax.jit(training_step.loss_and_gradient, static_argnums=0)(model, params, batch, weights)
-    monkeypatch.setattr(train, "microbatch_size", lambda modes: 3)
+    monkeypatch.setattr(training_step, "microbatch_size", lambda modes: 3)
     parts = jax.jit(lambda *given: training_step.loss_and_gradient(model, *given))(params, batch, weights)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), parts, whole)
 

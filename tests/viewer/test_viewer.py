@@ -339,7 +339,7 @@ def test_a_walk_follows_its_sliders_and_goes_back(opened, subject):
 
 
 def test_numbers_of_a_latent_without_a_slider_are_kept(client, gallery, subject, monkeypatch):
-    monkeypatch.setattr(viewer_controls, "MOST_SLIDERS", 2)
+    monkeypatch.setattr(panel, "MOST_SLIDERS", 2)
     browser = web.Browser(client, gallery, "four", Choice(index=1))
     browser.open()
     assert len(browser.controls.latent) == 2
@@ -381,7 +381,7 @@ def test_a_run_that_cannot_be_loaded_leaves_the_one_there_was(opened, name, mess
 
 def test_moves_that_waited_are_drawn_once(opened, monkeypatch):
     drawn, draw = [], scene.draw
-    monkeypatch.setattr(viewer_model, "draw", lambda *arguments: drawn.append(1) or draw(*arguments))
+    monkeypatch.setattr(scene, "draw", lambda *arguments: drawn.append(1) or draw(*arguments))
     with opened.lock:  # as if a drawing took long
         threads = [threading.Thread(target=setattr, args=[opened.controls.modes, "value", 5 + i]) for i in range(8)]
         for thread in threads:
