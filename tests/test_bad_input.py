@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers import TINY, sphere_examples, write_2026
+from torch_archives import edit_tar, pth, write_tar
 
 from spectral_jax.basis import spectral
 from spectral_jax.bodies.motion import MotionSequence, write_sequence
@@ -141,16 +142,12 @@ def root_with(at, layout, name, change, edit=edit_npy):
 
 
 def vertices_of_another_body(at):
-    from test_upstream import edit_tar, pth
-
     root = at.copy(at.made / "root2022")
     edit_tar(root / "DEMO" / "test.tar", {"000005.vertices.pth": pth(np.zeros((128, 3), np.float32))})
     return train(at, root)
 
 
 def tar_without_members(at):
-    from test_upstream import write_tar
-
     root = at.copy(at.made / "root2022")
     write_tar(root / "DEMO" / "test.tar", {})
     return train(at, root)

@@ -4,6 +4,7 @@ import io
 import math
 import pickle
 import struct
+import tarfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -62,3 +63,28 @@ TREE = {
     "weights": OrderedDict(a=values((3, 4), np.dtype("f4")), b=np.array(2.5)),
     3: [1, -5, 2**40, 0.5, (), (None, True)],
 }
+
+
+def members(tar):
+    with tarfile.open(tar) as opened:
+        return {member.name: opened.extractfile(member).read() for member in opened.getmembers()}
+
+
+def write_tar(tar, contents, kind=tarfile.PAX_FORMAT):
+    with tarfile.open(tar, "w", format=kind) as opened:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = len(content), 0.5  # a fraction takes a PAX record
+            opened.addfile(member, io.BytesIO(content))
+
+
+def edit_tar(tar, changes):
+    """Replace members, or with None remove them."""
+    contents = members(tar) | changes
+    write_tar(tar, {name: content for name, content in contents.items() if content is not None})
+
+
+def pth(value):
+    stream = io.BytesIO()
+    save(stream, value)
+    return stream.getvalue()

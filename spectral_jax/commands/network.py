@@ -29,7 +29,7 @@ def open_network(folder: Path, source: str | None) -> Network:
     import jax
 
     from spectral_jax.basis import spectral
-    from spectral_jax.network import codec
+    from spectral_jax.network.codec import Codec, decode_batch
     from spectral_jax.paths import interpolate
     from spectral_jax.runs import run
 
@@ -41,9 +41,9 @@ def open_network(folder: Path, source: str | None) -> Network:
     spectral.check_same(loaded.basis, data.basis, (f"the basis of {folder}", f"that of {data.path}"))
 
     def geodesic(codec, start, end, num_points):
-        return interpolate.geodesic(partial(codec.decode_batch, codec), start, end, num_points)
+        return interpolate.geodesic(partial(decode_batch, codec), start, end, num_points)
 
-    codec = codec.Codec.of(loaded)
+    codec = Codec.of(loaded)
     return Network(loaded, data, codec, partial(jax.jit(geodesic, static_argnames="num_points"), codec))
 
 

@@ -1,6 +1,5 @@
 import contextlib
 import gc
-import io
 import shutil
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import TINY, write_2026
 from rounding import product_rounding
+from torch_archives import edit_tar, members, pth, write_tar
 
 from spectral_jax.basis import spectral
 from spectral_jax.data import dataset, writer
@@ -18,32 +18,7 @@ from spectral_jax.files import torch_file
 from spectral_jax.geometry import mesh
 from spectral_jax.geometry.mesh import Mesh
 
-TINY = TINY / "root"
-
-
-def members(tar):
-    with tarfile.open(tar) as opened:
-        return {member.name: opened.extractfile(member).read() for member in opened.getmembers()}
-
-
-def write_tar(tar, contents, kind=tarfile.PAX_FORMAT):
-    with tarfile.open(tar, "w", format=kind) as opened:
-        for name, content in contents.items():
-            member = tarfile.TarInfo(name)
-            member.size, member.mtime = len(content), 0.5  # a fraction takes a PAX record
-            opened.addfile(member, io.BytesIO(content))
-
-
-def edit_tar(tar, changes):
-    """Replace members, or with None remove them."""
-    contents = members(tar) | changes
-    write_tar(tar, {name: content for name, content in contents.items() if content is not None})
-
-
-def pth(value):
-    stream = io.BytesIO()
-    torch_file.save(stream, value)
-    return stream.getvalue()
+ROOT = TINY / "root"
 
 
 def edit_npy(path, change):
@@ -67,7 +42,7 @@ def assert_same(examples, others):
 
 @pytest.fixture(scope="module")
 def tiny():
-    return open_upstream(TINY / "DEMO")
+    return open_upstream(ROOT / "DEMO")
 
 
 @pytest.fixture
@@ -83,13 +58,13 @@ def root_2026(tmp_path, tiny):
 
 def test_the_2022_layout_opens(tiny):
     assert {name: len(split) for name, split in tiny.splits.items()} == {"train": 32, "test": 8}
-    first, member = tiny.splits["train"][0], members(TINY / "DEMO" / "train.tar")["000000.coeffs.pth"]
+    first, member = tiny.splits["train"][0], members(ROOT / "DEMO" / "train.tar")["000000.coeffs.pth"]
     np.testing.assert_array_equal(first.coefficients, torch_file.load(member))
     assert first.vertices is None
     assert first[2:] == ("s000", "demo", "q0", 0, "neutral")
     assert tiny.metadata["counts"] == {"train": 32, "test": 8}
     assert sum(tiny.metadata["identities"]["train"].values()) == 32
-    assert tiny.metadata["source"] == {"recipe": "upstream-2022", "path": str(TINY / "DEMO")}
+    assert tiny.metadata["source"] == {"recipe": "upstream-2022", "path": str(ROOT / "DEMO")}
     assert tiny.metadata["connectivity"] == tiny.basis.fingerprint
 
 
@@ -149,7 +124,7 @@ def test_a_root_is_a_dataset_where_it_has_one(root_2022, root_2026, tmp_path):
         shutil.copytree(folder, folder.with_name("OTHER"))
         with pytest.raises(ValueError, match=r"one dataset expected, there are 2 \(.*DEMO, .*OTHER\)"):
             open_upstream(root)
-    for nothing in (tmp_path / "nowhere", tmp_path, TINY / "mesh.triv"):
+    for nothing in (tmp_path / "nowhere", tmp_path, ROOT / "mesh.triv"):
         assert is_upstream(nothing) is None
     with pytest.raises(ValueError, match="one dataset expected, there are 0"):
         open_upstream(tmp_path / "nowhere")
@@ -223,7 +198,7 @@ def test_threads_read_one_file(tiny):
 
 
 def test_files_are_closed():
-    data = open_upstream(TINY)
+    data = open_upstream(ROOT)
     with contextlib.closing(data.splits["train"]) as train:
         train[0]
     with pytest.raises(ValueError, match="closed file"):

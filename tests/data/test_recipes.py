@@ -292,7 +292,7 @@ def test_dfaust_takes_every_frame_and_splits_by_identity(bodies, tmp_path, capsy
 KILLED = """
 import sys, time
 from spectral_jax.data import recipes, writer
-builder.MESHES_A_PART, recipes.BATCH = 3, 16
+writer.MESHES_A_PART, recipes.BATCH = 3, 16
 watch = lambda split, item, items, meshes: time.sleep(600 if meshes == 15 else 0)
 recipes.published("amass", *sys.argv[1:4], 24, allow_missing=True, watch=watch)
 """

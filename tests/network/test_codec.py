@@ -127,7 +127,7 @@ def test_a_stream_reads_no_further_than_the_device_needs(run, codec, monkeypatch
     parts = []
     for part in codec.stream(network_codec.reconstruct_batch, rows()):
         parts.append(part)
-        assert read - 8 * len(parts) <= 8 * codec.AHEAD
+        assert read - 8 * len(parts) <= 8 * network_codec.AHEAD
     assert [len(part) for part in parts] == 12 * [8] + [4]
     np.testing.assert_array_equal(np.concatenate(parts), codec.reconstruct(coefficients))
 

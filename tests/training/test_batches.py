@@ -123,13 +123,13 @@ from spectral_jax.training import batches, devices, loop
 from spectral_jax.network.autoencoder import ModelConfig
 from spectral_jax.training.step import TrainConfig
 arrays = np.load(sys.argv[1])
-data = fitting.FitData(*(arrays[name] for name in fitting.FitData._fields))
+data = loop.FitData(*(arrays[name] for name in loop.FitData._fields))
 config = TrainConfig(epochs=4, batch_size=12, learning_rate=1e-3, validate_every=2)
 losses = {}
-host = data._replace(train_coefficients=feed.Blocks(data.train_coefficients, 32))
+host = data._replace(train_coefficients=batches.StreamedData(data.train_coefficients, 32))
 for place, count in (("device", 1), ("device", 2), ("device", 8), ("host", 2), ("host", 8))[:: int(sys.argv[2])]:
     mesh = devices.data_mesh(jax.devices()[:count])
-    progress = fitting.fit(ModelConfig(modes=32, latent_size=4), config, data if place == "device" else host, mesh=mesh)
+    progress = loop.fit(ModelConfig(modes=32, latent_size=4), config, data if place == "device" else host, mesh=mesh)
     losses[f"{place} {count}"] = [f["spectral_train_loss"] for p in progress for f in p.figures.values()]
 print(json.dumps(losses))
 """
