@@ -22,7 +22,7 @@ from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.bodies.smplh import demo_body_path, load_body
 from spectral_jax.data.dataset import Data, Example
 from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
-from spectral_jax.network.codec import Codec
+from spectral_jax.network.codec import Codec, decode_batch
 from spectral_jax.paths import interpolate
 from spectral_jax.runs.run import Run, RunConfig
 from spectral_jax.training.step import TrainConfig
@@ -50,7 +50,7 @@ def subject(num_vertices: int) -> Subject:
 
     @partial(jax.jit, static_argnames="num_points")
     def geodesic(codec, start, end, num_points):
-        return interpolate.geodesic(partial(codec.decode_batch, codec), start, end, num_points)
+        return interpolate.geodesic(partial(decode_batch, codec), start, end, num_points)
 
     codec = Codec.of(run)
     return scene.prepare(run, data, codec, partial(geodesic, codec))

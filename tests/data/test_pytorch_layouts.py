@@ -47,7 +47,7 @@ def tiny():
 
 @pytest.fixture
 def root_2022(tmp_path):
-    return Path(shutil.copytree(TINY, tmp_path / "root2022"))
+    return Path(shutil.copytree(ROOT, tmp_path / "root2022"))
 
 
 @pytest.fixture
