@@ -24,14 +24,20 @@ PYTEST = ("-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "--no-loadscope
 EXTRAS = "view,test"
 DEBIAN = "trixie"  # Debian 13 has Python 3.13
 DEBIAN_PACKAGES = "python3,python3-venv,make,git,ca-certificates"
-# Tests of results that a processor, its vector instructions or a library of linear algebra could round otherwise.
+# Folders of tests whose results a processor, its vector instructions or a linear algebra library can round otherwise.
 NUMERICAL = (
-    "align", "basis", "body", "compatible", "convert", "dataset", "eigen", "evaluate", "golden", "inference",
-    "inference_cli", "interpolate", "mesh", "metrics", "model", "motion", "path_measures", "placements",
-    "primitives", "recipes", "registrations", "report", "spectrum", "sweep", "train", "upstream", "verify", "viewer",
-)  # fmt: skip
-# XLA's widest vector instructions, and the kernels of the OpenBLAS in NumPy and SciPy; Prescott's are its generic ones.
-PROCESSORS = (("SSE4_2", "Prescott"), ("AVX2", "Haswell"), ("", "SkylakeX"))
+    "basis",
+    "bodies",
+    "data",
+    "geometry",
+    "network",
+    "paths",
+    "pytorch",
+    "report",
+    "runs",
+    "training",
+    "viewer",
+)
 
 
 class LeftOut(Exception):
@@ -143,18 +149,30 @@ def lowest() -> None:
     run(python, *PYTEST)
 
 
-def processors() -> None:
-    """The numerical tests as other processors compute."""
-    files = [f"tests/test_{name}.py" for name in NUMERICAL]
-    has_avx512 = "avx512f" in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else False
-    for isa, core in PROCESSORS:
-        if core == "SkylakeX" and not has_avx512:
-            print("left out: OpenBLAS's kernels for SkylakeX (no AVX-512 here)")
-            continue
-        flags = f"--xla_cpu_max_isa={isa}" if isa else ""
-        if flags and not xla_knows(flags):
-            raise LeftOut(f"this XLA does not know {flags}")
-        run(sys.executable, *PYTEST, *files, XLA_FLAGS=flags, OPENBLAS_CORETYPE=core)
+def on_processor(isa: str, openblas: str) -> None:
+    """The numerical tests with XLA's widest vector instructions and the kernels of NumPy's and SciPy's OpenBLAS."""
+    flags = f"--xla_cpu_max_isa={isa}"
+    if not xla_knows(flags):
+        raise LeftOut(f"this XLA does not know {flags}")
+    run(sys.executable, *PYTEST, *(f"tests/{name}" for name in NUMERICAL), XLA_FLAGS=flags, OPENBLAS_CORETYPE=openblas)
+
+
+def sse4() -> None:
+    """The numerical tests as a processor without AVX computes."""
+    on_processor("SSE4_2", "Prescott")  # which are OpenBLAS's generic kernels; "Generic" it does not know
+
+
+def avx2() -> None:
+    """The numerical tests as a processor with AVX2 and no AVX-512 computes."""
+    on_processor("AVX2", "Haswell")
+
+
+def avx512() -> None:
+    """The numerical tests as a processor with AVX-512 computes."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not (cpuinfo.exists() and "avx512f" in cpuinfo.read_text()):
+        raise LeftOut("no AVX-512 here")
+    on_processor("AVX512", "SkylakeX")
 
 
 def wheel() -> None:
@@ -173,7 +191,7 @@ def wheel() -> None:
 
 
 JOBS: Mapping[str, Callable[[], None]] = {
-    job.__name__: job for job in (own, newest, middle, lowest, processors, wheel, debian)
+    job.__name__: job for job in (own, newest, middle, lowest, sse4, avx2, avx512, wheel, debian)
 }
 
 
