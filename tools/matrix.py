@@ -154,7 +154,13 @@ def on_processor(isa: str, openblas: str) -> None:
     flags = f"--xla_cpu_max_isa={isa}"
     if not xla_knows(flags):
         raise LeftOut(f"this XLA does not know {flags}")
-    run(sys.executable, *PYTEST, *(f"tests/{name}" for name in NUMERICAL), XLA_FLAGS=flags, OPENBLAS_CORETYPE=openblas)
+    run(
+        sys.executable,
+        *PYTEST,
+        *(f"tests/{folder}" for folder in NUMERICAL),
+        XLA_FLAGS=flags,
+        OPENBLAS_CORETYPE=openblas,
+    )
 
 
 def sse4() -> None:
