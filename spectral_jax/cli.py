@@ -1,4 +1,7 @@
-"""The command line: one tyro application; train.py and eval.py call the same code."""
+"""The command line: one tyro application with a subcommand for each record in `spectral_jax.commands`.
+
+train.py, eval.py and convert_torch_checkpoint.py call `main` with the name of their command.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 import tyro
 
+from spectral_jax import __version__
 from spectral_jax.commands.basis import BasisAlign, BasisCheck, BasisCompute, BasisExport, BasisImport
 from spectral_jax.commands.console import console
 from spectral_jax.commands.convert import Convert
@@ -22,7 +26,11 @@ from spectral_jax.commands.sweep import Sweep
 from spectral_jax.commands.train import Demo, Train, stored_options
 from spectral_jax.commands.view import View
 
-MOST_SAID = 4000  # characters of an error
+DESCRIPTION = """Learning on registered 3D meshes in the spectral domain.
+`spectral-jax COMMAND --help` lists the options of a command.
+`--version` prints the version. `--debug` shows the traceback of an error.
+"""
+MAX_ERROR_CHARS = 4000
 COMMANDS = {
     "demo": Demo,
     "train": Train,
@@ -55,6 +63,10 @@ COMMANDS = {
         "info": DatasetInfo,
     },
 }
+GROUPS = {
+    "basis": "Compute, check, align and convert eigenbases.",
+    "dataset": "Build, import and inspect datasets.",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
+    if argv[:1] == ["--version"]:
+        print(f"spectral-jax {__version__}")
+        return 0
     try:
         command = parse(argv)
         enable_compilation_cache()
@@ -74,16 +89,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             raise
-        told = isinstance(error, OSError) and error.filename and f"{error.filename}: {error.strerror}"
-        text = " ".join("; ".join([f"error: {told or error}", *getattr(error, "__notes__", ())]).splitlines())
-        text = "".join(c if c.isprintable() else "?" for c in text[:MOST_SAID])  # it may quote a file
-        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(describe(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return 1 if isinstance(error, FloatingPointError) else 2
     return 0
 
 
+def describe(error: Exception) -> str:
+    """An error and its notes on one printable line; they may quote a file, and must not control the terminal."""
+    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    line = " ".join("; ".join([f"error: {text}", *getattr(error, "__notes__", ())]).splitlines())
+    return "".join(c if c.isprintable() else "?" for c in line[:MAX_ERROR_CHARS])
+
+
 def enable_compilation_cache() -> None:
-    """Keep what XLA compiles in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+    """Keep compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another folder."""
     import jax
     import platformdirs
 
@@ -93,19 +112,19 @@ def enable_compilation_cache() -> None:
 
 
 def parse(argv: list[str]) -> Any:
-    """The command record that `argv` asks for; the words before a leaf command choose the group."""
-    commands, prog = COMMANDS, "spectral-jax"
-    while argv and isinstance(commands.get(argv[0]), dict):
-        commands, prog, argv = commands[argv[0]], f"{prog} {argv[0]}", argv[1:]
+    """Return the record of the command that `argv` selects. Raises SystemExit for --help and for unknown options."""
+    commands, prog, description = COMMANDS, "spectral-jax", DESCRIPTION
+    if argv and argv[0] in GROUPS:
+        (name, *argv), prog = argv, f"{prog} {argv[0]}"
+        commands, description = COMMANDS[name], GROUPS[name]
 
     def group(name):
         def stub(): ...
 
-        stub.__doc__ = f"Group: {', '.join(commands[name])}."
+        stub.__doc__ = GROUPS[name]
         return stub
 
-    leaves = {name: group(name) if isinstance(leaf, dict) else leaf for name, leaf in commands.items()}
-    description = "Learning on registered 3D meshes in the spectral domain. --debug shows a traceback on errors."
+    leaves = {name: group(name) if name in GROUPS else leaf for name, leaf in commands.items()}
     config = (tyro.conf.FlagCreatePairsOff,)
     command = tyro.extras.subcommand_cli_from_dict(
         leaves, prog=prog, description=description, args=argv or ["--help"], config=config

@@ -7,6 +7,7 @@ import time
 import pytest
 from helpers import ROOT
 
+import spectral_jax
 from spectral_jax.basis import spectral
 from spectral_jax.cli import main
 from spectral_jax.geometry.mesh import write_mesh
@@ -75,6 +76,11 @@ def test_bare_call_prints_help(capsys):
     assert all(f"• {name}" in printed for name in ("demo", "train", "eval", "basis", "dataset"))
     assert main(["basis"]) == 0
     assert "compute" in capsys.readouterr().out
+
+
+def test_version_is_that_of_the_package(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.split() == ["spectral-jax", spectral_jax.__version__]
 
 
 def test_resume_keeps_the_options_and_takes_more_epochs(trained, tmp_path):
