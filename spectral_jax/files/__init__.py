@@ -1,4 +1,4 @@
-"""Files read and written safely: JSON, .npy, .npz and PyTorch archives, atomic writes, locks, and progress.
+"""Safe reading and writing of files: JSON, .npy, .npz and PyTorch archives; atomic writes, locks, and progress.
 
-Nothing here knows about meshes or networks, and nothing executes what a file contains.
+Nothing here knows about meshes or networks, and nothing executes the contents of a file.
 """

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: locks that the system frees when their process ends, however it ends."""
+"""Lock a folder for one process. The system frees the lock when the process ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ LOCK_FILE = ".lock"
 
 @contextlib.contextmanager
 def locked(folder: Path, busy: str) -> Iterator[None]:
-    """Hold a folder, made where it is missing; again within itself, too. Raises ValueError(busy) when another does."""
+    """Hold the lock of a folder, which is created if missing. Re-entrant.
+
+    Raises ValueError with the message `busy` when another process holds it.
+    """
     import filelock
 
     folder.mkdir(parents=True, exist_ok=True)

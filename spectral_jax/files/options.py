@@ -1,4 +1,4 @@
-"""Options of network and training as a file gives them: known names, values of the right type, none absurdly large."""
+"""Check options read from a file: known names, values of the right type, no absurdly large numbers."""
 
 from __future__ import annotations
 
@@ -6,40 +6,43 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args, get_type_hints
 
-MOST = {"modes": 1 << 20, "latent_size": 1 << 16, "conv_size": 255}  # of a network that a file asks for
-MOST_OF_OTHERS = (1 << 63) - 1
+# The largest whole number that is accepted, by field: a file must not be able to ask for a network of any size.
+LARGEST = {"modes": 1 << 20, "latent_size": 1 << 16, "conv_size": 255}
+LARGEST_ELSEWHERE = (1 << 63) - 1
 
 Config = TypeVar("Config")
 
 
-def fill(default: Config, given: Any, called: Mapping[str, str] | None = None) -> Config:
-    """The config `default` with what is given, by name of field; `called` tells what the file calls a field.
+def fill(default: Config, given: Any, names: Mapping[str, str] | None = None) -> Config:
+    """Replace fields of the config `default` by the values in the dict `given`.
 
-    Raises ValueError for an unknown name, a value of another type, one too large, or one that the config refuses.
+    `names` maps a field to its name in the file, for errors. Raises ValueError for an unknown name, a value of the
+    wrong type, a number that is too large, or a value that the config refuses.
     """
     if not isinstance(given, dict):
         raise ValueError(f"{type(default).__name__} is a {type(given).__name__}, expected a dict")
     fields: dict[str, type] = {name: type(value) for name, value in vars(default).items()}
-    choices = {name: get_args(hint) for name, hint in get_type_hints(type(default)).items()}  # those of a Literal
+    choices = {name: get_args(hint) for name, hint in get_type_hints(type(default)).items()}  # empty unless a Literal
     if unknown := sorted(given.keys() - fields.keys()):
-        raise ValueError(f"unknown options {', '.join(unknown)}, there are {', '.join(fields)}")
+        raise ValueError(f"unknown options {', '.join(unknown)}; available: {', '.join(fields)}")
     values = {}
     for field, value in given.items():
-        name, kind = (called or {}).get(field, field), fields[field]
+        name, kind = (names or {}).get(field, field), fields[field]
         if type(value) not in ((int, float) if kind is float else (kind,)):
-            raise ValueError(f"{name} is {value!r}, which is no {kind.__name__}")
+            raise ValueError(f"{name} is {value!r}, expected {kind.__name__}")
         if choices[field] and value not in choices[field]:
-            raise ValueError(f"{name} is {value!r}, there are {', '.join(choices[field])}")
-        if type(value) is int and abs(value) > MOST.get(field, MOST_OF_OTHERS):
-            raise ValueError(f"{name} is {value}, at most {MOST.get(field, MOST_OF_OTHERS)} can be read")
+            raise ValueError(f"{name} is {value!r}; available: {', '.join(choices[field])}")
+        largest = LARGEST.get(field, LARGEST_ELSEWHERE)
+        if type(value) is int and abs(value) > largest:
+            raise ValueError(f"{name} is {value}, the limit is {largest}")
         values[field] = kind(value)
     return dataclasses.replace(default, **values)  # pyright: ignore[reportArgumentType]
 
 
 def check_schema(record: Mapping[str, Any], newest: int) -> None:
-    """Raise ValueError when a record is from a newer version, or does not tell."""
+    """Raise ValueError when a record lacks its schema number or was written by a newer version."""
     schema = record.get("schema")
     if type(schema) is not int:
-        raise ValueError(f"schema is {schema!r}, expected a number up to {newest}")
+        raise ValueError(f"schema is {schema!r}, expected an int up to {newest}")
     if schema > newest:
         raise ValueError(f"written by a newer version (schema {schema}, this version reads {newest})")

@@ -1,4 +1,4 @@
-"""How long work tells how far it is: one protocol for everything that takes seconds."""
+"""One protocol by which long work reports its progress and asks whether to stop."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Progress(Protocol):
-    """Watches work and may end it early. The command line shows bars; the library is silent unless given one."""
+    """Receives progress and may end work early. The command line shows bars; the library is silent by default."""
 
     def update(self, task: str, done: int, total: int | None = None, note: str = "") -> None:
-        """Called often with how much of a task is done, of how much where that is known; `note` is for people."""
+        """Report that `done` of `total` (None if unknown) items are done; `note` is shown beside the count."""
 
     def should_stop(self) -> bool:
-        """Whether work that can stop early and keep what it has, such as training, is to do so."""
+        """Whether work that can stop early and keep its results, such as training, should stop now."""
         ...
 
 
 class Silent:
-    """Shows nothing and never stops anything."""
+    """Shows nothing and never asks to stop."""
 
     def update(self, task: str, done: int, total: int | None = None, note: str = "") -> None:
         pass
@@ -34,7 +34,7 @@ SILENT = Silent()
 
 
 def track(items: Iterable[T], progress: Progress, task: str) -> Iterator[T]:
-    """The items one after the other, each counted as done when the next is asked for."""
+    """Yield the items; each counts as done when the next one is requested."""
     total = len(items) if isinstance(items, Sized) else None
     progress.update(task, 0, total)
     for done, item in enumerate(items, start=1):

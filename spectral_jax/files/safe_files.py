@@ -1,6 +1,6 @@
-"""JSON, .npy and .npz files of anyone: nothing in them is run, and sizes they tell are checked before they are used.
+"""Read untrusted JSON, .npy and .npz files: nothing in them is executed, and sizes are checked before memory is taken.
 
-Headers of arrays are matched, not evaluated, and only numbers and text are read, so pickle is out of reach.
+Headers of arrays are matched against a pattern, not evaluated. Only numbers and text are read, so pickle is never used.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from typing import Any, cast
 
 import numpy as np
 
-JSON_BYTES = 1 << 20  # of a file, unless its reader expects more
-JSON_VALUES = 1 << 21  # a value takes up to some 200 bytes of memory
-JSON_DEPTH = 32
-HEADER_BYTES = 10_000  # of an array
-MEMBERS = 1000  # of an .npz
-FREE, UNFOLD = 256 << 20, 16  # arrays may have so many bytes, or so many times those of their file
-CHUNK = 1 << 20
+# Limits of what is read.
+JSON_BYTES = 1 << 20  # size of a file, unless the caller allows more
+JSON_VALUES = 1 << 21  # a value takes up to about 200 bytes of memory
+JSON_DEPTH = 32  # levels of nesting
+HEADER_BYTES = 10_000  # header of an array
+MEMBERS = 1000  # arrays in an .npz
+# The arrays of an .npz may unpack to FREE bytes, or to UNFOLD times the size of their file if that is more.
+FREE = 256 << 20
+UNFOLD = 16
+CHUNK = 1 << 20  # bytes that are unpacked at once
 
 _HEADER = re.compile(
     rb"\{ *'descr': *'([<>|=]?)([biufcSUOVMm])(\d{0,9})[^']*', *'fortran_order': *(True|False), *"
@@ -35,28 +38,28 @@ _HEADER = re.compile(
 
 
 def check_size(path: str | Path, max_bytes: int) -> int:
-    """The size of a file in bytes. Raises ValueError when it is none or too large."""
+    """Return the size of a file in bytes. Raises ValueError when there is no such file or it is too large."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     size = path.stat().st_size
     if size > max_bytes:
-        raise ValueError(f"{path}: {size:,} bytes, at most {max_bytes:,} are read")
+        raise ValueError(f"{path}: {size:,} bytes, the limit is {max_bytes:,}")
     return size
 
 
 def read_json(path: str | Path, kind: type = dict, max_bytes: int = JSON_BYTES) -> Any:
-    """The dict (or other `kind`) in a JSON file. Raises ValueError naming the file for anything else."""
+    """Read the dict (or other `kind`) in a JSON file. Raises ValueError naming the file for anything else."""
     check_size(path, max_bytes)
     return parse_json(Path(path).read_bytes(), str(path), kind)
 
 
 def parse_json(content: bytes | str, where: str, kind: type = dict) -> Any:
-    """The dict (or other `kind`) that JSON holds; `where` is what errors call it."""
+    """Parse JSON that holds a dict (or other `kind`). Raises ValueError, which calls the text `where`."""
     content = content.encode(errors="surrogatepass") if isinstance(content, str) else content
     values = sum(map(content.count, (b",", b"[", b"{")))
     if values > JSON_VALUES:
-        raise ValueError(f"{where}: {values:,} values, at most {JSON_VALUES:,} are read")
+        raise ValueError(f"{where}: {values:,} values, the limit is {JSON_VALUES:,}")
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -72,13 +75,13 @@ def parse_json(content: bytes | str, where: str, kind: type = dict) -> Any:
 
 
 def _children(node: Any) -> Any:
-    """The values in one that are lists or dicts themselves."""
+    """The lists and dicts directly inside a value."""
     inside = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
     return (child for child in inside if isinstance(child, list | dict))
 
 
 def open_npy(path: str | Path) -> np.ndarray:
-    """A .npy file, whatever its name, as a read-only memory map. Raises ValueError naming the file."""
+    """Open a .npy file, whatever its suffix, as a read-only memory map. Raises ValueError naming the file."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
@@ -95,8 +98,12 @@ def open_npy(path: str | Path) -> np.ndarray:
 
 @contextmanager
 def open_npz(path: str | Path, max_bytes: int) -> Iterator[Mapping[str, Any]]:
-    """The arrays of an .npz file, each read when asked for: in all `max_bytes`, and as many as the file is likely to
-    hold. Raises ValueError for what is damaged, too large or neither numbers nor text."""
+    """Open an .npz file as a mapping; each array is read when it is looked up.
+
+    All arrays together may have at most `max_bytes`, and at most FREE bytes or UNFOLD times the size of the file.
+    Raises ValueError, which does not name the file, for arrays that are missing, damaged, too large, or neither
+    numbers nor text.
+    """
     with Path(path).open("rb") as file:
         if file.read(2) != b"PK":
             raise ValueError("not an .npz file")
@@ -107,13 +114,13 @@ def open_npz(path: str | Path, max_bytes: int) -> Iterator[Mapping[str, Any]]:
             raise ValueError(f"more than {MEMBERS:,} members")
         try:
             archive = zipfile.ZipFile(file)
-        except Exception as error:  # a damaged archive fails in any way
+        except Exception as error:  # zipfile raises many kinds of errors for a damaged archive
             raise ValueError(f"damaged or truncated: {error}") from error
         yield _Arrays(archive, min(max_bytes, max(FREE, UNFOLD * size)))
 
 
 class _Arrays(Mapping):
-    """The arrays of an archive by name, together no larger than allowed."""
+    """The arrays of an archive by name, which together may take `max_bytes`."""
 
     def __init__(self, archive: zipfile.ZipFile, max_bytes: int):
         self._archive, self._max_bytes, self._left = archive, max_bytes, max_bytes
@@ -138,46 +145,45 @@ class _Arrays(Mapping):
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._members:
-            raise ValueError(f"no array {name}, there are {', '.join(list(self)[:20]) or 'none'}")
+            raise ValueError(f"no array {name}, available: {', '.join(list(self)[:20]) or 'none'}")
         member = self._members[name]
         self._left -= member.file_size
         if self._left < 0:
             raise ValueError(
-                f"{self._max_bytes - self._left:,} bytes unpacked with array {name}, at most {self._max_bytes:,} are "
-                "read"
+                f"{self._max_bytes - self._left:,} bytes unpacked with array {name}, the limit is {self._max_bytes:,}"
             )
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others unpack all at once
-            raise ValueError(f"array {name} is compressed in an unknown way ({member.compress_type})")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile unpacks others at once
+            raise ValueError(f"array {name} has compression method {member.compress_type}, expected stored or deflated")
         try:
             with self._archive.open(member) as stream:
                 return _read(cast(io.BufferedIOBase, stream), member.file_size)
-        except Exception as error:  # a damaged archive fails in any way
+        except Exception as error:  # as above
             raise ValueError(f"array {name}: {error}") from error
 
 
 def _read(stream: io.BufferedIOBase, size: int) -> np.ndarray:
-    """The array of a stream of `size` bytes."""
+    """Read the array in a stream of `size` bytes."""
     dtype, shape, order = _header(stream)
     size -= stream.tell()
     if math.prod(shape) * dtype.itemsize != size:
         raise ValueError(f"{size:,} bytes, {dtype} {shape} takes {math.prod(shape) * dtype.itemsize:,}")
     content, done = np.empty(size, np.uint8), 0
-    while chunk := stream.read(CHUNK):  # until the end, where the checksum is compared
+    while chunk := stream.read(CHUNK):  # to the end of the member, where zipfile compares the checksum
         content[done : done + len(chunk)] = np.frombuffer(chunk, np.uint8)
         done += len(chunk)
     if done != size:
-        raise ValueError(f"{done:,} bytes, {size:,} expected")
+        raise ValueError(f"{done:,} bytes, expected {size:,}")
     return content.view(dtype).reshape(shape, order=order)
 
 
 def _header(stream: io.BufferedIOBase) -> tuple[np.dtype, tuple[int, ...], Any]:
-    """Dtype, shape and order (C or F) of the array that follows."""
+    """Read the dtype, shape and order (C or F) of the array that follows in the stream."""
     magic, major, _ = struct.unpack("<6s2B", _exactly(stream, 8))
     if magic != b"\x93NUMPY" or major not in (1, 2, 3):
         raise ValueError("not in the .npy format")
     (length,) = struct.unpack("<H" if major == 1 else "<I", _exactly(stream, 2 if major == 1 else 4))
     if length > HEADER_BYTES:
-        raise ValueError(f"its header has {length:,} bytes, at most {HEADER_BYTES:,} are read")
+        raise ValueError(f"its header has {length:,} bytes, the limit is {HEADER_BYTES:,}")
     header = _exactly(stream, length)
     match = _HEADER.fullmatch(header)
     if match is None:
@@ -187,13 +193,13 @@ def _header(stream: io.BufferedIOBase) -> tuple[np.dtype, tuple[int, ...], Any]:
         raise ValueError("holds Python objects, which are never read")
     dtype = np.dtype(f"{ends}{kind}{width}")
     if kind in "VMm" or dtype.itemsize == 0:
-        raise ValueError(f"holds {dtype}, and only numbers and text are read")
+        raise ValueError(f"holds {dtype}, only numbers and text are read")
     return dtype, tuple(map(int, re.findall(r"\d+", shape))), "F" if fortran == "True" else "C"
 
 
 def _exactly(stream: io.BufferedIOBase, count: int) -> bytes:
-    """So many bytes of a stream."""
+    """Read `count` bytes of a stream. Raises ValueError when it ends earlier."""
     content = stream.read(count)
     if len(content) != count:
-        raise ValueError(f"{len(content)} bytes, {count} expected (truncated)")
+        raise ValueError(f"{len(content)} bytes, expected {count} (truncated)")
     return content

@@ -1,4 +1,4 @@
-"""The zip archive of a torch.save file: the place and checksum of every record, checked before anything is read."""
+"""Open the zip archive of a torch.save file. The place of every record is checked before any record is read."""
 
 import io
 import struct
@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 FILE_BYTES = 1 << 30
-RECORDS = 1 << 15  # each takes a kilobyte of memory
-UNFOLD = 16  # limit of nodes per byte of pickle, and of bytes of arrays per byte of file
+RECORDS = 1 << 15  # zipfile takes a kilobyte of memory for each
+UNFOLD = 16  # nodes of the tree per byte of pickle, and bytes of arrays per byte of file, at most
 
 _AGAIN = "save it again with torch.save of torch >= 1.6"
-_OTHER_FORMATS = (  # offset, signature, what to say of a file that is no zip archive
+_OTHER_FORMATS = (  # offset and signature of files that are not zip archives, and the message for each
     (0, b"PK\3\4", "is a truncated zip archive (the directory at its end is missing)"),
     (0, b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", f"is in the format of torch < 1.6; {_AGAIN}"),
     (0, b"\x80", f"is a bare pickle; {_AGAIN}"),
@@ -29,7 +29,7 @@ _OTHER_FORMATS = (  # offset, signature, what to say of a file that is no zip ar
 
 
 class TorchFileError(ValueError):
-    """A file that is damaged, of another format, or asks for more than tensors and plain containers."""
+    """Raised for a file that is damaged, in another format, or holds more than tensors and plain containers."""
 
     def __init__(self, message: str):
         super().__init__("".join(c if c.isprintable() else "?" for c in message[:1000]))
@@ -37,21 +37,32 @@ class TorchFileError(ValueError):
 
 @dataclass
 class Archive:
+    """An open archive and what reading its pickle keeps track of.
+
+    Attributes:
+      data: the whole file.
+      records: start, size and CRC-32 of each record, by name.
+      top: the folder of the archive that holds the records, with its slash.
+      swapped: whether the file's byte order is not this machine's.
+      allowance: items that the pickle may still copy.
+      storages: storages read so far, uint8, by key and dtype.
+    """
+
     data: bytes
-    records: dict[str, tuple[int, int, int]]  # name: start, size, CRC-32
+    records: dict[str, tuple[int, int, int]]
     top: str = ""
-    swapped: bool = False  # the file's byte order is not this machine's
-    allowance: int = 0  # how many items may still be copied within the pickle
+    swapped: bool = False
+    allowance: int = 0
     storages: dict[tuple[str, np.dtype], np.ndarray] = field(default_factory=dict)
 
 
 def open_archive(data: bytes) -> Archive:
-    """The archive in `data`, the place of every record checked."""
+    """Open the archive in `data` and check the place of every record. Raises TorchFileError."""
     if data.rfind(b"PK\5\6", max(0, len(data) - 22 - 0xFFFF)) < 0:
         kinds = (words for offset, signature, words in _OTHER_FORMATS if data.startswith(signature, offset))
         raise TorchFileError(next(kinds, f"is not a zip archive; {_AGAIN}" if data else "is empty"))
     if (count := data.count(b"PK\1\2")) > RECORDS:
-        raise TorchFileError(f"has {count:,} records, and at most {RECORDS:,} are read")
+        raise TorchFileError(f"has {count:,} records, the limit is {RECORDS:,}")
     records = {}
     with zipfile.ZipFile(io.BytesIO(data)) as zipped:
         for info in zipped.infolist():
@@ -72,17 +83,17 @@ def open_archive(data: bytes) -> Archive:
     tops = [name[:-8] for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(tops) != 1:
         kind = "a NumPy .npz file" if any(name.endswith(".npy") for name in records) else "a zip archive"
-        raise TorchFileError(f"is {kind} with {len(tops)} records data.pkl, not a file of torch.save")
+        raise TorchFileError(f"is {kind} with {len(tops)} records named data.pkl, expected 1 as torch.save writes")
     archive = Archive(data, records, tops[0])
     order = bytes(read_record(archive, "byteorder")) if f"{tops[0]}byteorder" in records else b"little"
     if order not in (b"little", b"big"):
-        raise TorchFileError(f"has the unknown byte order {order[:20]!r}")
+        raise TorchFileError(f"has the byte order {order[:20]!r}, expected b'little' or b'big'")
     archive.swapped = order.decode() != sys.byteorder
     return archive
 
 
 def read_record(archive: Archive, name: str) -> memoryview:
-    """The bytes of a record, its checksum verified."""
+    """Return the bytes of a record. Raises TorchFileError when its checksum is wrong."""
     start, size, crc = archive.records[archive.top + name]
     content = memoryview(archive.data)[start : start + size]
     if zlib.crc32(content) != crc:
@@ -91,7 +102,7 @@ def read_record(archive: Archive, name: str) -> memoryview:
 
 
 def spend(archive: Archive, amount: int) -> None:
-    """Takes from what may be copied within the pickle."""
+    """Subtract from the allowance of items that the pickle may copy. Raises TorchFileError when it is used up."""
     archive.allowance -= amount
     if archive.allowance < 0:
         raise TorchFileError(f"unfolds to more than {UNFOLD} times its size")

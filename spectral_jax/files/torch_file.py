@@ -1,9 +1,9 @@
 """Read and write the files of torch.save (.pth, .pt, .ckpt) without torch.
 
-A file is a zip archive of uncompressed records (`torch_archive`): `<top>/data.pkl` is a pickle of the tree
-(`torch_pickle`), each `<top>/data/<key>` the bytes of one storage (`torch_tensors`). Nothing in the pickle is executed.
-What a file unfolds to is limited to a multiple of its own size, so neither a size field nor sharing within the pickle
-can ask for much memory.
+A file is a zip archive of uncompressed records (`torch_archive`). `<top>/data.pkl` is a pickle of the tree
+(`torch_pickle`); each `<top>/data/<key>` holds the bytes of one storage (`torch_tensors`). Nothing in the pickle is
+executed. The result may be at most a multiple of the file's own size, so neither a size field nor sharing within the
+pickle can claim much memory.
 """
 
 import io
@@ -35,14 +35,17 @@ _DAMAGE = (LookupError, TypeError, ValueError, OverflowError, EOFError, NotImple
 
 
 def load(source: str | Path | bytes | io.BufferedIOBase) -> object:
-    """The tree in a file of torch.save (path, bytes or stream), every tensor or parameter a read-only array (those of
-    one storage share memory), NumPy scalars as Python's. TorchFileError for a bad file. Format: torch 1.6 to 2.13."""
+    """Read the tree in a file of torch.save, 1.6 to 2.13, given as a path, bytes or a stream.
+
+    Tensors and parameters become read-only arrays; views of one storage share memory. NumPy scalars become Python
+    numbers. Raises TorchFileError, which names the file, for a file that is damaged, of another format or refused.
+    """
     if isinstance(source, bytes):
         name, data = "<bytes>", source
     elif isinstance(source, str | os.PathLike):
         name, size = source, os.stat(source).st_size
         if size > FILE_BYTES:
-            raise TorchFileError(f"{name}: has {size:,} bytes, and at most {FILE_BYTES:,} are read")
+            raise TorchFileError(f"{name}: has {size:,} bytes, the limit is {FILE_BYTES:,}")
         data = Path(source).read_bytes()
     else:
         name, data = getattr(source, "name", "<stream>"), source.read()
@@ -50,7 +53,7 @@ def load(source: str | Path | bytes | io.BufferedIOBase) -> object:
         archive = open_archive(data)
         pickled = read_record(archive, "data.pkl")
         if len(pickled) > PICKLE_BYTES:
-            raise TorchFileError(f"data.pkl has {len(pickled)} bytes, and at most {PICKLE_BYTES} are read")
+            raise TorchFileError(f"data.pkl has {len(pickled):,} bytes, the limit is {PICKLE_BYTES:,}")
         archive.allowance = UNFOLD * len(pickled)
         tree = interpret(bytes(pickled), archive)
         nodes, nbytes, levels = weigh(tree, {})
@@ -60,7 +63,7 @@ def load(source: str | Path | bytes | io.BufferedIOBase) -> object:
             raise TorchFileError(f"is nested deeper than {DEPTH} levels")
     except TorchFileError as error:
         raise TorchFileError(f"{name}: {error}") from None
-    except (*_DAMAGE, zipfile.BadZipFile, Warning) as error:  # a warning only where warnings are errors
+    except (*_DAMAGE, zipfile.BadZipFile, Warning) as error:  # warnings are raised where they count as errors
         raise TorchFileError(f"{name}: is damaged ({type(error).__name__}: {error})") from None
     return tree
 
@@ -68,14 +71,17 @@ def load(source: str | Path | bytes | io.BufferedIOBase) -> object:
 # Writing.
 
 _ORDERED = b"ccollections\nOrderedDict\n" + pickle.EMPTY_TUPLE + pickle.REDUCE
-# Of each dtype: the version of the call that makes a tensor, its storage's name and, in version 3, its own name.
+# For each dtype: the version of _rebuild_tensor that makes a tensor, the storage's name and, in version 3, the dtype's.
 _TORCH = {d: (3, b"ctorch.storage\nUntypedStorage\n", b"ctorch\n%b\n" % n[6:].encode()) for n, d in DTYPES.items()}
 _TORCH |= {d: (2, b"ctorch\n%b\n" % n[6:].encode(), b"") for n, d in STORAGES.items()}
 
 
 def save(target: str | Path | io.BufferedIOBase, obj: object) -> None:
-    """Writes a tree of dict, OrderedDict, list, tuple, str, int, float, bool, None and arrays (which become tensors)
-    for torch.load; a path is replaced only once all is written. TypeError, with the place, for anything else."""
+    """Write a tree for torch.load; a file at that path is replaced only after everything is written.
+
+    The tree may hold dict, OrderedDict, list, tuple, str, int, float, bool, None and arrays, which become tensors.
+    Raises TypeError, naming the place in the tree, for anything else, and ValueError for a tree that is too deep.
+    """
     arrays = []
     pickled = pickle.PROTO + b"\2" + _encode(obj, "the tree", arrays) + pickle.STOP
     if not isinstance(target, str | os.PathLike):
@@ -85,7 +91,7 @@ def save(target: str | Path | io.BufferedIOBase, obj: object) -> None:
 
 
 def _write(stream: io.BufferedIOBase, pickled: bytes, arrays: Sequence[np.ndarray]) -> None:
-    """Writes the archive, every record at a multiple of 64 bytes."""
+    """Write the archive, each record aligned to 64 bytes as torch.save does."""
     records = {"data.pkl": pickled, "byteorder": sys.byteorder.encode()}
     records |= {f"data/{key}": array for key, array in enumerate(arrays)} | {"version": b"3\n"}
     with zipfile.ZipFile(stream, "w") as zipped:
@@ -98,7 +104,7 @@ def _write(stream: io.BufferedIOBase, pickled: bytes, arrays: Sequence[np.ndarra
 
 
 def _encode(value: Any, where: str, arrays: list[np.ndarray], depth: int = 0) -> bytes:
-    """The pickle (protocol 2) of a value without its end; the arrays in it are added to `arrays`."""
+    """The pickle (protocol 2) of a value, without the final opcode; its arrays are appended to `arrays`."""
     kind = type(value)
     if depth > DEPTH:
         raise ValueError(f"{where[:200]}... is nested deeper than {DEPTH} levels")
@@ -123,16 +129,16 @@ def _encode(value: Any, where: str, arrays: list[np.ndarray], depth: int = 0) ->
         items = []
         for key, item in value.items():
             if not is_key(key):
-                raise TypeError(f"{where[:200]} has the key {key!r}, which is no short plain value")
+                raise TypeError(f"{where[:200]} has the key {key!r}, expected a short plain value")
             items += [_encode(key, f"a key of {where}", arrays), _encode(item, f"{where}[{key!r}]", arrays, depth + 1)]
         return (pickle.EMPTY_DICT if kind is dict else _ORDERED) + pickle.MARK + b"".join(items) + pickle.SETITEMS
     if hasattr(value, "__array__") and not isinstance(value, np.generic):
         return _encode_array(np.asarray(value), where, arrays)
-    raise TypeError(f"{where[:200]} is a {kind.__module__}.{kind.__qualname__}, which is neither array nor plain value")
+    raise TypeError(f"{where[:200]} is a {kind.__module__}.{kind.__qualname__}, expected an array or a plain value")
 
 
 def _encode_array(array: np.ndarray, where: str, arrays: list[np.ndarray]) -> bytes:
-    """The pickle of the call that makes a tensor; the array, contiguous and of native order, goes to `arrays`."""
+    """The pickle of the call that makes a tensor; the array, contiguous and in native order, joins `arrays`."""
     array = np.asarray(array, array.dtype.newbyteorder("="), order="C")
     if array.dtype not in _TORCH:
         raise TypeError(f"{where[:200]} is an array of dtype {array.dtype}, which torch does not have")

@@ -1,7 +1,7 @@
-"""An interpreter for the pickle in a torch.save file: tensors and plain containers, and nothing else.
+"""Interpret the pickle in a torch.save file without executing it: only tensors and plain containers are built.
 
-The pickle never meets `pickle.load`. A name found in it is neither imported nor called but looked up in the tables
-here; an opcode, name or call that is not in them is refused.
+`pickle.load` is never used. Names in the pickle are looked up in the tables below; they are never imported or called.
+An opcode, a name or a call that is not in the tables is refused.
 """
 
 import pickletools
@@ -15,7 +15,7 @@ from spectral_jax.files.torch_archive import Archive, TorchFileError, spend
 from spectral_jax.files.torch_tensors import DTYPES, SCALARS, STORAGES, Storage, tensor
 
 DEPTH = 64  # levels of nesting
-OPCODES = 1 << 18  # a tensor takes some 25; the largest value that one makes, an empty set, takes 216 bytes of memory
+OPCODES = 1 << 18  # a tensor takes about 25; one opcode makes at most an empty set, 216 bytes of memory
 
 _GLOBALS = {
     *STORAGES,
@@ -28,16 +28,19 @@ _GLOBALS = {
 _ONLY = "(only tensors and plain containers are read)"
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
-_TAKES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2}  # values, where not all down to a mark
+# How many values an opcode takes from the stack; the opcodes not listed take all down to the last mark.
+_TAKES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class _Global:
+    """Stands for a name of _GLOBALS, such as a function that makes a tensor."""
+
     name: str
 
 
 def interpret(data: bytes, archive: Archive) -> object:
-    """The value of a pickle of tensors and plain containers (protocols 1 to 5)."""
+    """Return the value of a pickle (protocols 1 to 5). Raises TorchFileError for what is refused."""
     stack, below, memo = [], [], {}  # `below`: the stack under each open mark
     for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
         if count >= OPCODES:
@@ -93,7 +96,7 @@ def interpret(data: bytes, archive: Archive) -> object:
 
 
 def is_key(key: Any) -> bool:
-    """Whether a dictionary key or set member is a plain value that is sure to be fast to hash and compare."""
+    """Whether a dict key or set member is a plain value that is fast to hash and compare."""
     if type(key) is tuple:
         return len(key) <= 16 and all(type(part) is not tuple and is_key(part) for part in key)
     if type(key) in (str, bytes):
@@ -102,18 +105,20 @@ def is_key(key: Any) -> bool:
 
 
 def _extend(container: Any, items: list) -> None:
-    """Adds items to a list or set, or keys and values in turn to a dict."""
+    """Add items to a list or set, or alternating keys and values to a dict."""
     if type(container) is list:
         container.extend(items)
         return
     keys = items if type(container) is set else items[::2]
     if type(container) not in (set, dict, OrderedDict) or not all(map(is_key, keys)):
-        raise TorchFileError("data.pkl adds to what is no container, or adds a key that is no short plain value")
+        raise TorchFileError(
+            "data.pkl adds to something that is not a container, or adds a key that is not short and plain"
+        )
     container.update(keys if type(container) is set else zip(keys, items[1::2], strict=True))
 
 
 def _global(module: object, name: object) -> np.dtype | _Global:
-    """What stands for the global `module.name`."""
+    """The dtype called `module.name`, or a stand-in for that name."""
     full = f"{module}.{name}" if type(module) is str and type(name) is str else ""
     if full not in DTYPES and full not in _GLOBALS:
         raise TorchFileError(f"refuses to load {full[:200]!r} {_ONLY}")
@@ -121,7 +126,7 @@ def _global(module: object, name: object) -> np.dtype | _Global:
 
 
 def _persistent(identity: object) -> Storage:
-    """The storage that a persistent id stands for."""
+    """The storage that a persistent id refers to."""
     match identity:
         case str(tag), _Global(name), str(key), str(), int(count) if (
             tag == "storage" and name.endswith("Storage") and len(key) < 80 and count >= 0
@@ -132,9 +137,9 @@ def _persistent(identity: object) -> Storage:
 
 
 def _call(function: object, arguments: object, archive: Archive) -> object:
-    """The value of one of the calls that make tensors and plain containers; nothing else can be called."""
+    """The result of a call that makes a tensor or a plain container. Nothing else can be called."""
     if type(function) is not _Global or type(arguments) is not tuple or len(arguments) > 8:
-        raise TorchFileError(f"refuses to call what is no function {_ONLY}")
+        raise TorchFileError(f"refuses to call something that is not a function {_ONLY}")
     match function.name.rsplit(".", 1)[1], *arguments:
         case ("OrderedDict",):
             return OrderedDict()
@@ -145,7 +150,7 @@ def _call(function: object, arguments: object, archive: Archive) -> object:
         case "_rebuild_tensor_v3", Storage() as storage, offset, size, stride, _, _, np.dtype() as dtype:
             return tensor(archive, storage, dtype, offset, size, stride)
         case "_rebuild_tensor_v2" | "_rebuild_tensor_v3", Storage(), *rest if rest and type(rest[-1]) is dict:
-            raise TorchFileError("has a tensor not yet conjugated or negated; save its resolve_conj().resolve_neg()")
+            raise TorchFileError("has a lazily conjugated or negated tensor; save its resolve_conj().resolve_neg()")
         case "_rebuild_parameter" | "_rebuild_parameter_with_state", np.ndarray() as value, *_:
             return value
         case "set", list(items):
@@ -160,11 +165,14 @@ def _call(function: object, arguments: object, archive: Archive) -> object:
             return SCALARS[code]
         case "scalar", np.dtype() as dtype, bytes(content) if len(content) == dtype.itemsize:
             return np.frombuffer(content, dtype)[0].item()
-    raise TorchFileError(f"data.pkl calls {function.name!r} with arguments that it does not take")
+    raise TorchFileError(f"data.pkl calls {function.name!r} with the wrong arguments")
 
 
 def weigh(node: Any, weights: dict[int, tuple[int, int, int]], depth: int = 0) -> tuple[int, int, int]:
-    """Nodes, bytes of arrays and levels of a tree, what is shared counted each time; raises for what is no value."""
+    """Nodes, bytes of arrays and levels of a tree; what is shared counts each time it occurs.
+
+    Raises TorchFileError for a tree that is too deep or that holds a function or a storage.
+    """
     if isinstance(node, _Global | Storage):
         raise TorchFileError("has a function or a bare storage in place of a value")
     if not isinstance(node, list | tuple | dict):

@@ -1,4 +1,4 @@
-"""Tensors of a torch.save file as NumPy arrays: the dtypes that torch knows, storages, and views of them."""
+"""Turn the tensors of a torch.save file into NumPy arrays: torch's dtypes, its storages, and views of storages."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -27,20 +27,22 @@ SCALARS = {dtype.str[1:]: dtype.newbyteorder("<") for dtype in DTYPES.values() i
 
 @dataclass(frozen=True, slots=True)
 class Storage:
+    """A storage as the pickle names it: the key of its record, its dtype (uint8 if untyped), its size in bytes."""
+
     key: str
-    dtype: np.dtype  # bytes where the storage is untyped
-    size: int  # bytes
+    dtype: np.dtype
+    size: int
 
 
 def tensor(archive: Archive, storage: Storage, dtype: np.dtype, offset: Any, size: Any, stride: Any) -> np.ndarray:
-    """The array of shape `size`, read-only, at `offset` of a storage; offset and strides in elements."""
+    """A read-only array of shape `size` at `offset` in a storage. Offset and strides count elements."""
     key, width = storage.key, dtype.itemsize
     _, in_file, _ = archive.records.get(f"{archive.top}data/{key}", (0, None, 0))
     if in_file != storage.size:
-        raise TorchFileError(f"storage {key!r} should have {storage.size} bytes, the file has {in_file}")
+        raise TorchFileError(f"storage {key!r} should have {storage.size} bytes, the file has {in_file or 'none'}")
     fits = len(size) == len(stride) <= 64
     if not fits or not all(type(n) is int and 0 <= n < 2**63 for n in (offset, *size, *stride)):
-        raise TorchFileError(f"has a tensor of impossible offset, size or stride in storage {key!r}")
+        raise TorchFileError(f"has a tensor with an impossible offset, size or stride in storage {key!r}")
     if 0 in size:
         return np.empty(size, dtype)
     if (offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1) * width > storage.size:
@@ -51,7 +53,7 @@ def tensor(archive: Archive, storage: Storage, dtype: np.dtype, offset: Any, siz
 
 
 def _storage_bytes(archive: Archive, key: str, dtype: np.dtype) -> np.ndarray:
-    """The bytes of a storage, in place where they are aligned and in this machine's order; uint8[bytes], read-only."""
+    """The bytes of a storage, uint8, read-only; copied only if they are misaligned or in the other byte order."""
     content = np.frombuffer(read_record(archive, f"data/{key}"), np.uint8)
     content = content[: content.size // dtype.itemsize * dtype.itemsize]
     if archive.swapped and dtype.itemsize > 1:

@@ -337,7 +337,7 @@ ERRORS = {
         (text("Datasets/DEMO/vald_infos.json", "{}"), "vald_infos.json: holds a dict, expected a list"),
         (text("Datasets/DEMO/vald_infos.json", "[{}, {"), "not readable as JSON"),
         (text("Datasets/DEMO/vald_infos.json", "[{}, 3, {}, {}, {}, {}, {}, {}]"), "infos.json: entry 1: holds a int"),
-        (huge("Datasets/DEMO/train_infos.json", 2**27), "infos.json: 134,217,728 bytes, at most 67,108,864 are read"),
+        (huge("Datasets/DEMO/train_infos.json", 2**27), "infos.json: 134,217,728 bytes, .*67,108,864"),
         (text("Datasets/DEMO/infos.json", '{"nb_train": 33}'), "nb_train is 33, .*train_coeffs.npy has 32 meshes"),
         (without("evecs_GL_1229.npy"), r"root2026: one file evecs_GL_\*.npy expected, there are 0"),
         (without("smpl_faces.txt"), r"root2026: one file smpl_faces.txt expected, there are 0"),

@@ -96,16 +96,16 @@ def test_a_config_returns_from_its_file(tmp_path):
 
 def test_what_is_wrong_is_said():
     for values, message in (
-        ({"depth": 3}, "unknown options depth, there are modes, latent_size, conv_size, activation"),
-        ({"modes": "3"}, "modes is '3', which is no int"),
-        ({"modes": True}, "modes is True, which is no int"),
-        ({"modes": 2**20 + 1}, "modes is 1048577, at most 1048576 can be read"),
-        ({"activation": "Relu"}, "activation is 'Relu', there are ELU, ReLU"),
+        ({"depth": 3}, "unknown options depth; available: modes, latent_size, conv_size, activation"),
+        ({"modes": "3"}, "modes is '3', expected int"),
+        ({"modes": True}, "modes is True, expected int"),
+        ({"modes": 2**20 + 1}, "modes is 1048577, the limit is 1048576"),
+        ({"activation": "Relu"}, "activation is 'Relu'; available: ELU, ReLU"),
         ([], "ModelConfig is a list, expected a dict"),
     ):
         with pytest.raises(ValueError, match=message):
             options.fill(ModelConfig(), values)
-    with pytest.raises(ValueError, match=r"nb_freq is 0\.5, which is no int"):
+    with pytest.raises(ValueError, match=r"nb_freq is 0\.5, expected int"):
         options.fill(ModelConfig(), {"modes": 0.5}, {"modes": "nb_freq"})
 
 

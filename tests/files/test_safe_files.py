@@ -1,4 +1,4 @@
-"""plain_files: what is read, and what is refused before it takes memory or time."""
+"""safe_files: what is read, and what is refused before it takes memory or time."""
 
 import io
 import json
@@ -72,7 +72,7 @@ def test_headers_of_other_writers_are_understood(tmp_path):
     [
         (np.array([{}]), "holds Python objects, which are never read"),
         (np.zeros(2, [("a", "f4")]), "its header is not that of a plain array"),
-        (np.zeros(2, "M8[s]"), r"holds datetime64, and only numbers and text are read"),
+        (np.zeros(2, "M8[s]"), r"holds datetime64, only numbers and text are read"),
     ],
 )
 def test_other_arrays_are_refused(array, message, tmp_path):
@@ -97,7 +97,7 @@ PLAIN = b"{'descr': '<f4', 'fortran_order': False, 'shape': ("
         (b"{'descr': '<S0', 'fortran_order': False, 'shape': (7,), }", "only numbers and text"),
         (b"{'descr': '<f3', 'fortran_order': False, 'shape': (8,), }", "not a readable"),
         (b"(" * 9000, "not that of a plain array"),
-        (b" " * 10_001, "its header has 10,001 bytes, at most 10,000 are read"),
+        (b" " * 10_001, "its header has 10,001 bytes, the limit is 10,000"),
     ],
 )  # fmt: skip
 def test_headers_that_lie_are_refused(header, message, tmp_path):
@@ -120,7 +120,7 @@ def bomb(path, told=None):
 def test_zip_bombs_are_refused_before_they_are_unpacked(tmp_path):
     bomb(tmp_path / "a.npz")
     assert (tmp_path / "a.npz").stat().st_size < 1 << 20
-    refused(lambda: open_first(tmp_path / "a.npz"), "536,871,040 bytes unpacked with array x, at most 268,435,456")
+    refused(lambda: open_first(tmp_path / "a.npz"), "536,871,040 bytes unpacked with array x, the limit is 268,435,456")
 
 
 def test_no_more_is_unpacked_than_the_directory_says(tmp_path):
@@ -132,7 +132,7 @@ def test_arrays_count_together(tmp_path):
     np.savez(tmp_path / "a.npz", a=np.zeros(1000), b=np.zeros(1000))
     with safe_files.open_npz(tmp_path / "a.npz", 10_000) as arrays:
         assert arrays["a"].shape == (1000,)
-        with pytest.raises(ValueError, match="16,256 bytes unpacked with array b, at most 10,000 are read"):
+        with pytest.raises(ValueError, match="16,256 bytes unpacked with array b, the limit is 10,000"):
             arrays["b"]
 
 
@@ -149,7 +149,7 @@ def test_other_archives_are_refused(tmp_path):
     refused(lambda: open_first(path), "more than 1,000 members")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("x.npy", npy(np.zeros(3)))
-    refused(lambda: open_first(path), "array x is compressed in an unknown way")
+    refused(lambda: open_first(path), "array x has compression method 14")
     np.savez(path, a=np.zeros(3))
     content = path.read_bytes()
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as archive:
@@ -169,7 +169,7 @@ def test_other_archives_are_refused(tmp_path):
         (b'{"a": ' + b"9" * 5000 + b"}", "not readable as JSON"),
         (b"{", "not readable as JSON"),
         (b"\xff\xfe", "not readable as JSON"),
-        (b" " * ((1 << 20) + 1), "1,048,577 bytes, at most 1,048,576 are read"),
+        (b" " * ((1 << 20) + 1), "1,048,577 bytes, the limit is 1,048,576"),
     ],
 )
 def test_json_is_bounded(content, message, tmp_path):
@@ -179,7 +179,7 @@ def test_json_is_bounded(content, message, tmp_path):
 
 def test_json_of_many_values_is_refused_before_it_is_parsed(tmp_path):
     (tmp_path / "a.json").write_bytes(b"[" + b"{}," * (1 << 21) + b"{}]")
-    with pytest.raises(ValueError, match="4,194,306 values, at most 2,097,152 are read"):
+    with pytest.raises(ValueError, match="4,194,306 values, the limit is 2,097,152"):
         safe_files.read_json(tmp_path / "a.json", list, 64 << 20)
 
 

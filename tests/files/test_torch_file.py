@@ -249,8 +249,8 @@ REFUSED = {
     ),
     "calling a result": (b"\x80\2ccollections\nOrderedDict\n)R)R.", "refuses to call"),
     "calling a string": (b"\x80\2X\4\0\0\0eval)R.", "refuses to call"),
-    "calling a storage type": (b"\x80\2ctorch\nFloatStorage\n)R.", "'torch.FloatStorage' with arguments"),
-    "arguments": (b"\x80\2ccollections\nOrderedDict\nK\1\x85R.", "'collections.OrderedDict' with arguments"),
+    "calling a storage type": (b"\x80\2ctorch\nFloatStorage\n)R.", "'torch.FloatStorage' with the wrong arguments"),
+    "arguments": (b"\x80\2ccollections\nOrderedDict\nK\1\x85R.", "'collections.OrderedDict' with the wrong arguments"),
     "dotted name": (b"\x80\4X\5\0\0\0torchX\7\0\0\0os.path\x93.", "refuses to load 'torch.os.path'"),
     "name that is no string": (b"\x80\4]]\x93.", "refuses to load ''"),
     "INST": (b"\x80\2(ios\nsystem\n.", "refuses the pickle opcode INST"),
@@ -259,7 +259,7 @@ REFUSED = {
     "state": (b"\x80\2]}b.", "refuses to set an object's state"),
     "tuple bomb": (bomb(10, 10), "unfolds to more than 16 times"),
     "doubling tuple bomb": (bomb(10, 2), "unfolds to more than 16 times"),
-    "bomb as a key": (bomb(40, 2)[:-1].replace(b"\x80\2", b"\x80\2}") + b"K\1s.", "a key that is no short plain value"),
+    "bomb as a key": (bomb(40, 2)[:-1].replace(b"\x80\2", b"\x80\2}") + b"K\1s.", "a key that is not short and plain"),
     "list in itself": (b"\x80\2]q\0h\0a.", "unfolds to more than|deeper than"),
     "deep": (b"\x80\2" + b"]" * 100 + b"a" * 99 + b".", "deeper than 64"),
     "very deep": (b"\x80\2" + b"(" * 100_000 + b"t" * 100_000 + b".", "deeper than 64"),
@@ -267,9 +267,9 @@ REFUSED = {
         b"\x80\2ccollections\nOrderedDict\nq\0" + b"h\0)RN" * 20_000 + b"}" + b"s" * 20_000 + b".",
         "deeper than 64",
     ),
-    "long tuple as a key": (b"\x80\2}(" + b"N" * 10_000 + b"tq\0" + b"Nsh\0" * 10_000 + b".", "no short plain value"),
+    "long tuple as a key": (b"\x80\2}(" + b"N" * 10_000 + b"tq\0" + b"Nsh\0" * 10_000 + b".", "not short and plain"),
     "many empty sets": (b"\x80\4(" + b"\x8f" * 300_000 + b"t.", "more than 262,144 opcodes"),
-    "very deep tuple as a key": (b"\x80\2})" + b"\x85" * 100_000 + b"K\1s.", "a key that is no short plain value"),
+    "very deep tuple as a key": (b"\x80\2})" + b"\x85" * 100_000 + b"K\1s.", "a key that is not short and plain"),
     "long value": (b"\x80\2X\xff\xff\xff\x7fabc.", "damaged"),
     "copied again and again": (
         b"\x80\2](" + b"N" * 600 + b"eq\0(" + b"c__builtin__\nset\nh\0\x85R" * 300 + b"t.",
@@ -281,7 +281,7 @@ REFUSED = {
     "empty stack": (b"\x80\2\x85.", "damaged"),
     "unknown memo": (b"\x80\2h\5.", "damaged"),
     "odd items": (b"\x80\2}(K\1u.", "damaged"),
-    "key": (b"\x80\2}]K\1s.", "a key that is no short plain value"),
+    "key": (b"\x80\2}]K\1s.", "a key that is not short and plain"),
     "surrogate name": (b"\x80\4X\3\0\0\0\xed\xa0\x80X\1\0\0\0x\x93.", "refuses to load"),
 }
 
@@ -316,9 +316,9 @@ def test_refuses(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (tensor((2,), (1, 1)), "impossible"),
         (tensor((25 * 10**9,), (1,), count=25 * 10**9), "should have 100000000000 bytes, the file has 16"),
         (tensor((4,), (1,), storage=b"torch\nDoubleStorage"), "should have 32 bytes, the file has 16"),
-        (tensor((4,), (1,), key="7"), "storage '7' should have 16 bytes, the file has None"),
+        (tensor((4,), (1,), key="7"), "storage '7' should have 16 bytes, the file has none"),
         (tensor((4,), (1,), storage=b"collections\nOrderedDict"), "persistent id"),
-        (tensor((4,), (1,))[:-2] + b"K\1tR", "'torch._utils._rebuild_tensor_v2' with arguments"),
+        (tensor((4,), (1,))[:-2] + b"K\1tR", "'torch._utils._rebuild_tensor_v2' with the wrong arguments"),
         (tensor((4,), (1,))[:-2] + b"}X\4\0\0\0conj\x88stR", "resolve_conj"),
     ],
 )
@@ -372,14 +372,14 @@ GOOD = written(TREE)
         (b"<!DOCTYPE html><html>", "HTML"),
         (GOOD[: len(GOOD) // 2], "truncated"),
         (GOOD[:-1], "damaged"),
-        (zipped({"a.npy": b""}), ".npz file with 0 records data.pkl"),
-        (zipped({}), "zip archive with 0 records data.pkl"),
-        (zipped({"a/data.pkl": b"N.", "b/data.pkl": b"N."}), "zip archive with 2 records data.pkl"),
+        (zipped({"a.npy": b""}), ".npz file with 0 records named data.pkl"),
+        (zipped({}), "zip archive with 0 records named data.pkl"),
+        (zipped({"a/data.pkl": b"N.", "b/data.pkl": b"N."}), "zip archive with 2 records named data.pkl"),
         (zipped({"a/data.pkl": b"N.", "a/constants.pkl": b"N."}), "TorchScript"),
         (zipped({"a/data.pkl": b"N.", "a/code/__torch__.py": b""}), "TorchScript"),
         (zipped({"a/data.pkl": b"N." * 50}, compression=zipfile.ZIP_DEFLATED), "compressed"),
         (zipped({"a/data.pkl": b"N.", "a/byteorder": b"middle"}), "byte order"),
-        (zipped({"a/data.pkl": bytes(9 << 20)}), "at most 8388608 are read"),
+        (zipped({"a/data.pkl": bytes(9 << 20)}), "the limit is 8,388,608"),
         (GOOD.replace(struct.pack("<f", 2), b"\1\2\3\4", 1), "checksum"),
         (zipped({"a/data.pkl": b"N.", "b/data.pkl": b"N."}).replace(b"b/data", b"a/data"), "two records 'a/data.pkl'"),
     ],
@@ -409,7 +409,7 @@ def test_a_long_directory_is_refused_before_it_is_read() -> None:
     entries = b"PK\1\2" + bytes(42)
     content = b"PK\3\4" + entries * 100_000 + b"PK\5\6" + struct.pack("<8xLL2x", 46 * 100_000, 4)
     tracemalloc.start()
-    with pytest.raises(TorchFileError, match="has 100,000 records, and at most 32,768 are read"):
+    with pytest.raises(TorchFileError, match="has 100,000 records, the limit is 32,768"):
         load(content)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
@@ -418,7 +418,7 @@ def test_a_long_directory_is_refused_before_it_is_read() -> None:
 def test_large_files_are_refused_before_they_are_read(tmp_path: Path) -> None:
     with (tmp_path / "a.pth").open("wb") as file:
         file.truncate((1 << 30) + 1)
-    with pytest.raises(TorchFileError, match=r"a\.pth: has 1,073,741,825 bytes, and at most 1,073,741,824 are read"):
+    with pytest.raises(TorchFileError, match=r"a\.pth: has 1,073,741,825 bytes, the limit is 1,073,741,824"):
         load(tmp_path / "a.pth")
 
 

@@ -129,8 +129,8 @@ def test_absent_options_are_inferred_or_default_and_unknown_ones_reported():
     [
         ({"nb_freq": 4096, "size_latent": 16}, "nb_freq is 4096, the weights say 128; size_latent is 16, .* say 8"),
         ({"size_conv": 5}, "size_conv is 5, the weights say 3"),
-        ({"size_conv": "3"}, "size_conv is '3', which is no int"),
-        ({"learning_rate": None}, "learning_rate is None, which is no float"),
+        ({"size_conv": "3"}, "size_conv is '3', expected int"),
+        ({"learning_rate": None}, "learning_rate is None, expected float"),
         ({"model_type": "Pooling"}, "model_type is 'Pooling', only 'LearnedPooling'"),
         ({"train_batch_size": 0}, "batch size must be at least 1, not 0"),
     ],

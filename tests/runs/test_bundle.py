@@ -130,11 +130,11 @@ ALL_NAMES = (
             "encoder_linear/bias: .*Python objects, which are never",
         ),
         (lambda a, r: r.update(schema=2), r"newer version \(schema 2, this version reads 1\)"),
-        (lambda a, r: r.pop("schema"), "not a release .schema is None, expected a number up to 1"),
+        (lambda a, r: r.pop("schema"), "not a release .schema is None, expected .* 1"),
         (lambda a, r: r.update(epoch=-1), "epoch is -1"),
         (lambda a, r: r["model"].update(latent_size=9), r"encoder_linear/bias is float32 \(8,\), not float32 \(9,\)"),
-        (lambda a, r: r["model"].update(modes="128"), "modes is '128', which is no int"),
-        (lambda a, r: r["model"].update(modes=10**12), "modes is 1000000000000, at most 1048576"),
+        (lambda a, r: r["model"].update(modes="128"), "modes is '128', expected int"),
+        (lambda a, r: r["model"].update(modes=10**12), "modes is 1000000000000, the limit is 1048576"),
         (lambda a, r: r["model"].update(conv_size=4), "conv size must be odd"),
         (lambda a, r: r["train"].update(momentum=1), "unknown options momentum"),
         (lambda a, r: r.update(model=[]), "ModelConfig is a list"),
@@ -159,7 +159,7 @@ def test_files_of_another_kind_are_refused_and_named(released, tmp_path, monkeyp
         "cut.npz": "not a release .damaged or truncated",
         "spoilt.npz": "not a release .*CRC",
         "other.npz": r"not a release \(metadata is missing\)",
-        "bomb.npz": "5,000,000 bytes unpacked with array metadata, at most 4,000,000",
+        "bomb.npz": "5,000,000 bytes unpacked with array metadata, the limit is 4,000,000",
         "tiny.pth": "a release is a .npz or .safetensors file",
     }
     monkeypatch.setattr(bundle, "MOST_BYTES", 4_000_000)
@@ -167,7 +167,7 @@ def test_files_of_another_kind_are_refused_and_named(released, tmp_path, monkeyp
         with pytest.raises(ValueError, match=rf"{name}: .*{message}"):
             bundle.load_release(tmp_path / name)
     monkeypatch.setattr(bundle, "MOST_BYTES", 1000)
-    with pytest.raises(ValueError, match="at most 1,000 are read"):
+    with pytest.raises(ValueError, match="limit is 1,000"):
         bundle.load_release(released)
 
 
