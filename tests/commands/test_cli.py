@@ -1,9 +1,11 @@
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 
+import jax
 import pytest
 from helpers import ROOT
 
@@ -45,6 +47,20 @@ def test_train_leaves_a_run_that_loads_and_works(trained, data_folder):
         "log.jsonl",
         "tb_logs",
     }
+
+
+def test_the_python_of_the_readme_runs(trained, data_folder, tmp_path, monkeypatch):
+    for link, folder in (("runs/demo", trained), ("data/demo", data_folder)):
+        (tmp_path / link).parent.mkdir()
+        (tmp_path / link).symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    names = {}
+    with jax.numpy_rank_promotion("allow"):  # readers write as NumPy lets them
+        for block in blocks:
+            exec(compile(block, "README.md", "exec"), names)
+    assert names["vertices"].shape == (1, 162, 3)
 
 
 def test_eval_prints_the_table_and_writes_the_figures(trained, tmp_path, capsys):
