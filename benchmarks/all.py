@@ -1,11 +1,12 @@
-"""Every benchmark, one after the other: tables on the screen, figures in a folder, a file each.
+"""Run all benchmarks in turn: tables on the screen, one file of figures per benchmark in a folder.
 
-    python benchmarks/all.py                                # make bench; hours on two cores, in order of interest
-    python benchmarks/all.py --quick                        # small sizes, minutes: whether everything runs
+    python benchmarks/all.py                                # make bench; takes hours on two cores
+    python benchmarks/all.py --quick                        # small sizes, minutes: checks that everything runs
     python benchmarks/all.py --only train_step --out folder
 
-The same command measures what a GPU is good for where there is one. jax, flax, optax, jaxtyping, numpy and torch are
-enough there; a benchmark that needs more than is installed fails, and the others go on.
+The most interesting benchmarks come first. On a machine with a GPU the same command also measures what suits a GPU;
+jax, flax, optax, jaxtyping, numpy and torch are enough there. A benchmark that misses a package fails, and the others
+go on.
 """
 
 import argparse
@@ -14,14 +15,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch  # not jax, which would take the GPU's memory from the benchmarks
+import torch  # not jax, which would reserve GPU memory that the benchmarks need
 
 HERE = Path(__file__).parent
 PRECISIONS = ["--precision", "highest", "default", "bf16"]
 
 
 def commands(quick: bool, gpu: bool) -> dict[str, list[str]]:
-    """Name of the results, script and its arguments; those without --json print JSON lines of their own."""
+    """The script and the arguments of each benchmark, by the name of its results."""
     small = ["--freq", "256", "--rounds", "2"]
     every = {
         "train_step": ["train_step.py", *(["--batch", "4", *small] if quick else PRECISIONS if gpu else [])],
@@ -48,14 +49,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # a checkout will do
+    # the checkout comes first, so that it need not be installed
+    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment, failed = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, []
     for name, (script, *arguments) in commands(options.quick, torch.cuda.is_available()).items():
         if name not in options.only:
             continue
         print(f"\n{name}: {script} {' '.join(arguments)}", flush=True)
         command = [sys.executable, str(HERE / script), *arguments]
-        if name not in ("eigenbasis", "build_dataset"):
+        if name not in ("eigenbasis", "build_dataset"):  # these print JSON lines and have no --json
             done = subprocess.run([*command, "--json", str(options.out / f"{name}.json")], env=environment)
         else:
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)

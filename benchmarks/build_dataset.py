@@ -1,7 +1,7 @@
-"""Building the AMASS recipe on files of AMASS's and SMPL-H's formats and sizes: meshes a second, and what bounds it.
+"""Measure how many meshes per second the AMASS recipe builds, on files with the formats and sizes of AMASS and SMPL-H.
 
-The bodies are random but of the real shapes (6,890 vertices of a closed mesh, dense pose correctives); the sequences
-come from the motion generator. Prints one JSON line a number of modes.
+The bodies are random, with arrays of the real shapes (a closed mesh of 6,890 vertices, dense pose correctives). The
+motion generator makes the sequences. Prints one JSON line for each number of modes.
 """
 
 import argparse
@@ -21,7 +21,7 @@ VERTICES = 6890
 
 
 def closed_mesh(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points spread evenly over a sphere, and the triangles between them."""
+    """Return points spread evenly over a sphere, and the triangles between them."""
     i = np.arange(count) + 0.5
     polar, turn = np.arccos(1 - 2 * i / count), np.pi * (1 + 5**0.5) * i
     points = np.stack([np.cos(turn) * np.sin(polar), np.sin(turn) * np.sin(polar), np.cos(polar)], axis=1)
@@ -29,7 +29,7 @@ def closed_mesh(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_body(path: Path, seed: int) -> None:
-    """An SMPL-H-format body with the shapes of the real one."""
+    """Write a body in SMPL-H format whose arrays have the real shapes."""
     rng = np.random.default_rng(seed)
     points, faces = closed_mesh(VERTICES)
     weights = np.zeros((VERTICES, 52))
@@ -50,7 +50,7 @@ def write_body(path: Path, seed: int) -> None:
 
 
 def write_sequences(root: Path, subjects: int, sequences: int, frames: int) -> int:
-    """AMASS trees of all published sets; returns the number of meshes that the recipe makes of them."""
+    """Write all published sets as AMASS folders; return the number of meshes that the recipe makes of them."""
     poses = [motion.synthesise(kind, frames, 100.0, 0).astype(np.float64) for kind in motion.KINDS]
     sets = [name for names in amass.SPLITS.values() for name in names]
     for n in range(subjects):
@@ -67,8 +67,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--modes", type=int, nargs="+", default=[1024, 4096])
     parser.add_argument("--subjects", type=int, default=60)
-    parser.add_argument("--sequences", type=int, default=20, help="of each subject")
-    parser.add_argument("--frames", type=int, default=1500, help="of each sequence")
+    parser.add_argument("--sequences", type=int, default=20, help="sequences per subject")
+    parser.add_argument("--frames", type=int, default=1500, help="frames per sequence")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -1,8 +1,8 @@
-"""The eigenbasis at real sizes: seconds, memory and exactness, each size in a process of its own.
+"""Measure time, memory and accuracy of the eigensolver at real sizes, each size in its own process.
 
-python benchmarks/eigenbasis.py                    # the sizes of the README
-python benchmarks/eigenbasis.py --cell 12272 4096  # one of them
-python benchmarks/eigenbasis.py --dense            # LAPACK beside it (minutes, and gigabytes)
+python benchmarks/eigenbasis.py                    # the sizes in the README
+python benchmarks/eigenbasis.py --cell 12272 4096  # one size
+python benchmarks/eigenbasis.py --dense            # LAPACK instead (takes minutes and gigabytes)
 """
 
 import argparse
@@ -23,7 +23,7 @@ CELLS = [(12272, 4096), (6890, 4096), (50000, 512)]
 
 
 def measure(vertices: int, modes: int, dense: bool) -> dict[str, object]:
-    """Figures of one size: the body of 12,272 vertices, or that many points of a sphere."""
+    """Measure one size: the body of 12,272 vertices, or a sphere with another number of vertices."""
     faces = load_body(demo_body_path(12272)).faces if vertices == 12272 else closed_mesh(vertices)[1]
     laplacian = mesh.graph_laplacian(mesh.edges(faces, vertices), vertices)
     start = time.perf_counter()

@@ -1,12 +1,12 @@
-"""A whole epoch, from files on disk to trained parameters: the published way against ours on the same dataset.
+"""Time a whole epoch, from files on disk to trained parameters: the published way and ours on the same dataset.
 
-    python benchmarks/epoch.py                  # random meshes in the 2022 layout; --quick: few
-    python benchmarks/epoch.py --amass          # ours at AMASS's size, on a GPU
+    python benchmarks/epoch.py                  # random meshes in the 2022 layout; --quick takes few
+    python benchmarks/epoch.py --amass          # ours alone, at the size of AMASS, on a GPU
     python benchmarks/epoch.py --amass --precision highest default bf16
 
-The published way reads the tar anew in every epoch, in a worker of PyTorch's DataLoader, and trains eagerly. Ours reads
-it once, with `spectral_jax.data.pytorch_layouts`, which counts for the first epoch, as does compiling. Later epochs
-take turns; the ratio is the published way's median over ours.
+The published way reads the tar again in every epoch, in a worker of PyTorch's DataLoader, and trains eagerly. Ours
+reads it once with `spectral_jax.data.pytorch_layouts`; reading and compiling count as part of the first epoch. Later
+epochs alternate between the two. The ratio is the median time of the published way divided by ours.
 """
 
 import argparse
@@ -30,15 +30,15 @@ AMASS = 111_327  # meshes
 
 
 def end_to_end(config: ModelConfig, folder: Path, batch: int, precision: Precision, figures: dict):
-    """A function that trains for an epoch, reading the dataset before the first; how long that took goes to figures."""
+    """Return a function that trains one epoch; its first call also reads the dataset and adds the time to `figures`."""
     run = None
 
     def read():
         try:
             from spectral_jax.data.dataset import read_split
             from spectral_jax.data.pytorch_layouts import open_upstream
-        except ModuleNotFoundError as error:  # a machine without TensorFlow Datasets
-            figures["reader"] = f"PyTorch's, for ours is not available: {error}"
+        except ModuleNotFoundError as error:  # TensorFlow Datasets is not installed
+            figures["reader"] = f"PyTorch's, because ours is not available: {error}"
             return np.stack([mesh.numpy() for mesh in TarMeshes(folder / "train.tar").meshes()])
         return read_split(open_upstream(folder), "train", config.modes).coefficients
 
@@ -54,7 +54,7 @@ def end_to_end(config: ModelConfig, folder: Path, batch: int, precision: Precisi
 
 
 def compare(options: argparse.Namespace, precision: Precision) -> dict[str, object]:
-    """Both ways over a dataset in a temporary folder."""
+    """Time both ways on a dataset in a temporary folder."""
     meshes, config = (64 if options.quick else options.meshes), ModelConfig(modes=options.freq)
     figures: dict = {"meshes": meshes, "freq": options.freq, "batch": options.batch, "precision": precision}
     with tempfile.TemporaryDirectory() as root:
@@ -66,7 +66,7 @@ def compare(options: argparse.Namespace, precision: Precision) -> dict[str, obje
             "ours": end_to_end(config, folder, options.batch, precision, figures),
         }
         timings = alternate(sides, options.rounds)
-        del sides, batches  # the workers end before the folder
+        del sides, batches  # ends the workers before the folder is removed
     for name, timing in timings.items():
         figures |= {f"{name}_first_s": timing.first, f"{name}_later_s": timing.median}
     published, own = timings["published"], timings["ours"]
@@ -74,7 +74,7 @@ def compare(options: argparse.Namespace, precision: Precision) -> dict[str, obje
 
 
 def amass(options: argparse.Namespace, precision: Precision) -> list[dict[str, object]]:
-    """Seconds an epoch over as many random meshes as AMASS gives, all on the device."""
+    """Time an epoch of as many random meshes as AMASS gives, all on the device, for two batch sizes."""
     meshes, config = (1000 if options.quick else AMASS), ModelConfig(modes=options.freq)
     draw = jax.jit(functools.partial(jax.random.normal, shape=(meshes, options.freq, 3)))
     coefficients, cells = draw(jax.random.key(0)), []
@@ -95,18 +95,18 @@ def main() -> None:
     parser.add_argument("--freq", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--meshes", type=int, default=1024)
-    parser.add_argument("--workers", type=int, default=1, help="of the DataLoader")
+    parser.add_argument("--workers", type=int, default=1, help="workers of the DataLoader")
     parser.add_argument("--precision", nargs="+", choices=get_args(Precision), default=["default"])
-    parser.add_argument("--rounds", type=int, default=5, help="later epochs")
+    parser.add_argument("--rounds", type=int, default=5, help="epochs to time after the first")
     parser.add_argument("--amass", action="store_true")
-    parser.add_argument("--quick", action="store_true", help="few meshes")
+    parser.add_argument("--quick", action="store_true", help="use few meshes")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     announce()
     cells = []
     if options.amass:
         row = table(
-            "Epoch at AMASS's size", "meshes", "modes", "batch", "precision", "first s", "epoch s", "% of roofline"
+            "Epoch at the size of AMASS", "meshes", "modes", "batch", "precision", "first s", "epoch s", "% of roofline"
         )
         for precision in options.precision:
             for cell in amass(options, precision):

@@ -1,8 +1,8 @@
-"""How the cost of training grows with the batch, the modes and the dataset: times, and straight lines through them.
+"""Measure how training time grows with the batch, the number of modes and the dataset, and fit a line to each.
 
-    python benchmarks/growth.py   # --quick: smaller
+    python benchmarks/growth.py   # --quick uses smaller sizes
 
-Each table's sizes take turns; its line minimises relative errors.
+The sizes in a table alternate. The fit minimises relative errors.
 """
 
 import argparse
@@ -17,13 +17,13 @@ from spectral_jax.network.autoencoder import ModelConfig
 
 
 def side(freq: int, meshes: int, batch: int):
-    """An epoch of ours over random meshes."""
+    """Return a function that trains one epoch on random meshes."""
     coefficients = np.random.default_rng(0).standard_normal((meshes, freq, 3), np.float32)
     return ours(ModelConfig(modes=freq), coefficients, batch)
 
 
 def line(sizes: list[int], values: list[float]) -> tuple[float, float]:
-    """Value at size zero and growth, the least squares of relative errors."""
+    """Fit a line by least squares of relative errors; return its value at size zero and its slope."""
     growth, start = np.polyfit(sizes, values, 1, w=1 / np.array(values))
     return float(start), float(growth)
 
@@ -43,27 +43,27 @@ def main() -> None:
 
     timings = alternate({b: side(most, num_measured(b) * b, b) for b in batches}, options.rounds)
     steps = [1000 * timings[b].median / num_measured(b) for b in batches]
-    row = table(f"Training step by batch, {most} modes", "batch", "ms a step", "ms a mesh", "meshes/s")
+    row = table(f"Training step by batch, {most} modes", "batch", "ms/step", "ms/mesh", "meshes/s")
     for batch, step in zip(batches, steps, strict=True):
         row(batch, step, step / batch, 1000 * batch / step)
     by_batch = line(batches, steps)
-    print(f"a step takes {by_batch[0]:.3g} ms and {by_batch[1]:.3g} ms a mesh")
+    print(f"a step takes {by_batch[0]:.3g} ms plus {by_batch[1]:.3g} ms per mesh")
 
     timings = alternate({freq: side(freq, num_measured(16) * 16, 16) for freq in frequencies}, options.rounds)
     means = [1000 * timings[freq].median / num_measured(16) / 16 for freq in frequencies]
-    row = table("Training step by modes, batch 16", "modes", "ms a mesh", "us a mode")
+    row = table("Training step by modes, batch 16", "modes", "ms/mesh", "us/mode")
     for freq, mean in zip(frequencies, means, strict=True):
         row(freq, mean, 1000 * mean / freq)
     by_modes = line(frequencies, means)
-    print(f"a mesh takes {by_modes[0]:.3g} ms and {1000 * by_modes[1]:.3g} ms a thousand modes")
+    print(f"a mesh takes {by_modes[0]:.3g} ms plus {1000 * by_modes[1]:.3g} ms per thousand modes")
 
     timings = alternate({n: side(1024, n, 16) for n in meshes}, options.rounds)
     epochs = [timings[n].median for n in meshes]
-    row = table("Epoch by dataset, 1024 modes, batch 16", "meshes", "s an epoch", "ms a mesh")
+    row = table("Epoch by dataset, 1024 modes, batch 16", "meshes", "s/epoch", "ms/mesh")
     for count, epoch in zip(meshes, epochs, strict=True):
         row(count, epoch, 1000 * epoch / count)
     by_meshes = line(meshes, epochs)
-    print(f"an epoch takes {1000 * by_meshes[0]:.3g} ms and {1000 * by_meshes[1]:.3g} ms a mesh")
+    print(f"an epoch takes {1000 * by_meshes[0]:.3g} ms plus {1000 * by_meshes[1]:.3g} ms per mesh")
 
     figures = {
         "batch": {"modes": most, "size": batches, "ms_a_step": steps, "line": by_batch},

@@ -1,9 +1,10 @@
-"""A trained network's encoding, decoding and reconstructing, meshes a second, beside PyTorch eager in batches of 64.
+"""Measure encoding, decoding and reconstruction in meshes per second, beside eager PyTorch in batches of 64.
 
-    python benchmarks/inference.py   # --meshes 128 --vertices 1229: smaller
+    python benchmarks/inference.py   # --meshes 128 --vertices 1229 is smaller
 
-Arrays begin and end on the host, products are full float32. "ragged": the same number of meshes in pieces of random
-sizes, as calls of a service come. All take turns; the ratio is PyTorch's time over ours, full batches.
+Arrays start and end on the host; products are full float32. "ragged" passes the same number of meshes in pieces of
+random sizes, as requests to a service arrive. All sides alternate. The ratio is PyTorch's time divided by ours for
+full batches.
 """
 
 import argparse
@@ -21,13 +22,13 @@ from spectral_jax.pytorch.reference import TorchSpectralAutoencoder
 
 
 def pieces(rows: np.ndarray) -> list[np.ndarray]:
-    """The rows in pieces of 1 to 100."""
+    """Cut the rows into pieces of 1 to 100."""
     cuts = np.cumsum(np.random.default_rng(0).integers(1, 101, len(rows)))
     return np.split(rows, cuts[cuts < len(rows)])
 
 
 def theirs(function, rows: np.ndarray):
-    """PyTorch's function over the rows in batches, from the host and back."""
+    """Return a call of PyTorch's function on the rows in batches, from the host and back."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     @torch.inference_mode()
@@ -62,7 +63,7 @@ def main() -> None:
     }
     announce()
     row = table(
-        f"Meshes a second, {options.freq} modes, {options.vertices} vertices, {options.meshes} meshes",
+        f"Meshes per second, {options.freq} modes, {options.vertices} vertices, {options.meshes} meshes",
         "", "ours", "ours, ragged", "torch eager", "eager/ours",
     )  # fmt: skip
     figures = {}

@@ -1,6 +1,6 @@
-"""What all benchmarks share: the machine and the rates it reaches, how to take times, and how to print them.
+"""Shared by all benchmarks: a record of the machine, the rates it reaches, timing and tables.
 
-python benchmarks/machine.py   # the machine, and the rates it reaches
+python benchmarks/machine.py   # prints the machine and the rates it reaches
 """
 
 import functools
@@ -21,12 +21,12 @@ import spectral_jax
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 COPIED = 2**29  # bytes
-REST = 0.05  # seconds before each measurement, for idle threads of the other side to fall asleep
+REST = 0.05  # seconds before each measurement, so that idle threads of the other side fall asleep
 
 
 @functools.cache
 def record() -> dict[str, object]:
-    """The machine and how busy it was, the versions and the date; all as when first asked."""
+    """Return the machine, its load, package versions and the date, as they were at the first call."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -52,7 +52,7 @@ def _lines(path: str) -> list[str]:
 
 @functools.cache
 def ceilings(precision: str = "default") -> dict[str, float]:
-    """Flops a second of the fastest square matrix product; bytes a second, read and written, of a pass over memory."""
+    """Measure flops per second of square matrix products, and bytes per second, read plus written, of a memory pass."""
     sizes = (1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192)
     dtype = jnp.bfloat16 if precision == "bf16" else jnp.float32
     product = jax.jit(functools.partial(jnp.matmul, precision="highest" if precision == "highest" else None))
@@ -74,14 +74,14 @@ def _best(run: Callable[[], object], repeats: int = 10) -> float:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
+    """Time one call, in seconds."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 class Timing(NamedTuple):
-    """Seconds of the first call, which compiles, and the median of the later ones; or why there are none."""
+    """Seconds of the first call, which compiles, and the median of later calls; or the reason why both are missing."""
 
     first: float | None
     median: float | None
@@ -89,7 +89,7 @@ class Timing(NamedTuple):
 
 
 def alternate(sides: dict, rounds: int, optional: Collection = ()) -> dict[object, Timing]:
-    """Times of functions that take turns, in an order that turns round; only an `optional` one may raise."""
+    """Time functions alternately, reversing the order every round; only those named in `optional` may raise."""
     first, times, missing = {}, {name: [] for name in sides}, {}
     for name, run in sides.items():
         try:
@@ -112,12 +112,12 @@ def alternate(sides: dict, rounds: int, optional: Collection = ()) -> dict[objec
 
 
 def announce() -> None:
-    """Print the machine's record."""
+    """Print the record of the machine."""
     print(", ".join(f"{name} {value}" for name, value in record().items()))
 
 
 def table(about: str, *names: str) -> Callable[..., None]:
-    """Print what a table is of and its columns; the result prints a row of it, None as a dash."""
+    """Print the title and the columns of a table; return a function that prints a row, with None as a dash."""
     widths = [max(9, len(name)) for name in names]
 
     def row(*values: object) -> None:
@@ -130,7 +130,7 @@ def table(about: str, *names: str) -> Callable[..., None]:
 
 
 def save(path: Path | None, figures: dict) -> None:
-    """Write figures as JSON, with the machine's record, where there is a path."""
+    """Write figures as JSON with the record of the machine, unless `path` is None."""
     if path:
         path.write_text(json.dumps({"machine": record(), **figures}, indent=1) + "\n")
 

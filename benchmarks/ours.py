@@ -1,4 +1,4 @@
-"""Training as the benchmarks call it: the one place that knows the signatures of `spectral_jax.training.step`."""
+"""Training as the benchmarks call it: only this module knows the signatures in `spectral_jax.training.step`."""
 
 import functools
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from spectral_jax.training.step import (
 
 
 def ours(config: ModelConfig, coefficients, batch: int, precision: Precision = "default") -> Callable[[], None]:
-    """A function that trains for an epoch on the first device and waits for it."""
+    """Return a function that trains one epoch on the first device and waits for the result."""
     options, devices = TrainConfig(batch_size=batch, precision=precision), data_mesh(jax.devices()[:1])
     model, steps = SpectralAutoencoder(config), num_steps(len(coefficients), batch)
     place = functools.partial(jax.device_put, device=NamedSharding(devices, PartitionSpec()))
@@ -39,5 +39,5 @@ def ours(config: ModelConfig, coefficients, batch: int, precision: Precision = "
 
 
 def num_measured(batch: int) -> int:
-    """Steps in one measurement: enough for the clock, few enough for the patience."""
+    """Return the number of steps in one measurement: enough to time reliably, few enough to be quick."""
     return max(8, 1024 // batch) if jax.default_backend() != "cpu" else min(8, max(2, 256 // batch))

@@ -1,8 +1,8 @@
-"""The published system's way through an epoch's data, in little: a folder of its 2022 layout, and a loader of it.
+"""Read an epoch of data as the published system does: a folder in its 2022 layout and a loader for it.
 
-Imported by epoch.py. The loader reads as WebDataset does: a tar from its first member to its last, each tensor through
-torch.load, meshes shuffled through a buffer. PyTorch's DataLoader runs it in workers, of which one tar is for the first
-alone.
+Imported by epoch.py. The loader reads as WebDataset does: a tar from its first member to its last, each tensor with
+torch.load, meshes shuffled through a buffer. PyTorch's DataLoader runs it in workers; a single tar occupies only the
+first.
 """
 
 import io
@@ -20,13 +20,13 @@ BUFFER = 1000  # meshes
 
 
 def torus(num_modes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The faces of a triangulated torus and its lowest modes: waves along its edges, known in closed form."""
+    """Return the faces of a triangulated torus and its lowest modes, which are known in closed form."""
     rows, columns = GRID
     i, j = np.divmod(np.arange(rows * columns), columns)
     right, up = j + 1 - columns * (j == columns - 1), i + 1 - rows * (i == rows - 1)
     here, beside, above, across = (a * columns + b for a, b in ((i, j), (i, right), (up, j), (up, right)))
     faces = np.concatenate([np.stack([here, above, across], 1), np.stack([here, across, beside], 1)])
-    p, q = 2 * np.pi * i / rows, 2 * np.pi * j / columns  # as frequencies
+    p, q = 2 * np.pi * i / rows, 2 * np.pi * j / columns  # angular frequencies
     eigenvalues = 6 - 2 * np.cos(p) - 2 * np.cos(q) - 2 * np.cos(p + q)
     kept = np.argsort(eigenvalues, kind="stable")[:num_modes]
     phase = i[:, None] * p[kept] + j[:, None] * q[kept]
@@ -34,7 +34,7 @@ def torus(num_modes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write(root: Path, coefficients: np.ndarray, num_test: int = 8) -> Path:
-    """A dataset of these train meshes, and random test meshes, in a root that has a mesh and its modes."""
+    """Write these train meshes, random test meshes, a mesh and its modes into `root`; return the dataset folder."""
     faces, modes = torus(coefficients.shape[1])
     np.savetxt(root / "mesh.triv", faces + 1, fmt="%d")
     with (root / f"mesh.evecs_{len(modes)}").open("wb") as file:
@@ -64,7 +64,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 class TarMeshes(torch.utils.data.IterableDataset):
-    """The coefficients in a tar, in an order that a buffer shuffles."""
+    """The coefficients in a tar, shuffled through a buffer."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -84,7 +84,7 @@ class TarMeshes(torch.utils.data.IterableDataset):
         yield from held
 
     def meshes(self) -> Iterator[torch.Tensor]:
-        """In the order of the file; what else is in it is read and decoded too, as WebDataset does."""
+        """Yield coefficients in file order; like WebDataset, read and decode all other members too."""
         with tarfile.open(self.path, "r|") as tar:
             for member in tar:
                 content = tar.extractfile(member).read()
@@ -95,7 +95,7 @@ class TarMeshes(torch.utils.data.IterableDataset):
 
 
 def loader(path: Path, batch: int, workers: int) -> torch.utils.data.DataLoader:
-    """Batches of a tar; workers live on from epoch to epoch."""
+    """Return a loader of batches from a tar; its workers persist from epoch to epoch."""
     more = {"persistent_workers": True, "multiprocessing_context": "forkserver"} if workers else {}
     pinned = torch.cuda.is_available()
     return torch.utils.data.DataLoader(TarMeshes(path), batch, num_workers=workers, pin_memory=pinned, **more)

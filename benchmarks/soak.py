@@ -1,4 +1,4 @@
-"""A long run on a tiny set: does memory grow, do files, does it slow down?
+"""Train a tiny set for many epochs and report growth of memory, files and time.
 
 python benchmarks/soak.py                # 2,000 epochs, about two minutes on two cores
 python benchmarks/soak.py --epochs 200
@@ -20,15 +20,15 @@ from spectral_jax.runs import run
 from spectral_jax.training.loop import FitData
 from spectral_jax.training.step import TrainConfig
 
-ROWS = 10  # of the table, each as many epochs
+ROWS = 10  # of the table; each covers the same number of epochs
 
 
 @dataclass(frozen=True)
 class Soak:
-    """Train for long, with a validation and a checkpoint every ten epochs; print a table and what grew."""
+    """Train for many epochs, with a validation and a checkpoint every ten; print a table and the growth."""
 
     epochs: int = 2000
-    """How many epochs."""
+    """Number of epochs."""
 
     def __call__(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +36,7 @@ class Soak:
 
 
 def soak(epochs: int, folder: Path) -> None:
-    """Train in a folder and print what each tenth of the epochs took."""
+    """Train in a folder and print what each tenth of the epochs used."""
     sphere = trimesh.creation.icosphere(subdivisions=2)
     modes = spectral.truncate(spectral.compute(np.asarray(sphere.faces, np.int32), len(sphere.vertices)), 32)
     scales = np.random.default_rng(0).uniform(0.5, 1.5, (53, 1, 3))
@@ -65,24 +65,24 @@ def soak(epochs: int, folder: Path) -> None:
     warm, last = rows[1], rows[-1]
     memory, speed, checkpoints = (100 * (last[i] / warm[i] - 1) for i in (1, 2, 4))
     print(
-        f"after warm-up: memory {memory:+.1f} %, time of an epoch {speed:+.0f} %, checkpoints {checkpoints:+.1f} %; "
-        f"events {last[5] / last[0]:.0f} bytes an epoch, log {last[6] / last[0]:.0f}"
+        f"after warm-up: memory {memory:+.1f} %, time per epoch {speed:+.0f} %, checkpoints {checkpoints:+.1f} %; "
+        f"bytes per epoch: events {last[5] / last[0]:.0f}, log {last[6] / last[0]:.0f}"
     )
 
 
 def parts(path: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """The files of the checkpoints, of TensorBoard and of the log."""
+    """Return the files of the checkpoints, of TensorBoard and of the log."""
     checkpoints = [*path.glob("last/**/*"), *path.glob("best/**/*")]
     return checkpoints, list(path.glob("tb_logs/*")), list(path.glob("log.jsonl"))
 
 
 def size(files: list[Path]) -> int:
-    """Their bytes."""
+    """Return the total size of files in bytes."""
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def resident_bytes() -> int:
-    """Memory of this process."""
+    """Return the resident memory of this process in bytes (Linux only)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

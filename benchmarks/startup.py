@@ -1,10 +1,10 @@
-"""From the start of a process to the end of its first training step, with and without programs compiled before.
+"""Time a process from its start to the end of its first training step, with and without a compilation cache.
 
     python benchmarks/startup.py
 
-A fresh process each time: the interpreter, importing spectral_jax and JAX, making data and state, the first step, which
-compiles, and a second one. The command line keeps compiled programs in the user's cache folder; here the cache is off,
-or an empty folder, or one that an earlier process has filled. The median of several runs.
+Each measurement is a fresh process with five stages: the interpreter, the import of spectral_jax and JAX, the
+creation of data and state, the first step, which compiles, and a second step. The cache is off, empty, or filled by
+an earlier process; the command line keeps its own in the user's cache folder. Prints the median of several runs.
 """
 
 import argparse
@@ -22,7 +22,7 @@ STAGES = ("interpreter", "import", "data", "first step", "second step")
 
 
 def child(started: float, freq: int, batch: int) -> None:
-    """Print the seconds of each stage."""
+    """Print the seconds of each stage as JSON."""
     times = [started, time.time()]
     import numpy as np
     from ours import ours
@@ -40,7 +40,7 @@ def child(started: float, freq: int, batch: int) -> None:
 
 
 def seconds(cache: str | None, freq: int, batch: int) -> list[float]:
-    """Seconds of each stage of a new process, with a folder of compiled programs or none."""
+    """Time each stage of a new process, in seconds, with a folder as compilation cache or with none."""
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     if cache is not None:
         environment |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
@@ -49,7 +49,7 @@ def seconds(cache: str | None, freq: int, batch: int) -> list[float]:
 
 
 def command_line() -> float | None:
-    """Seconds in which a process imports the command line; None where something it needs is not installed."""
+    """Time a process that imports the command line, in seconds; None if a package is missing."""
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", "import spectral_jax.cli"], stderr=subprocess.DEVNULL)
     return None if done.returncode else time.perf_counter() - start
@@ -74,7 +74,7 @@ def main() -> None:
                 runs[cache].append(seconds(path, options.freq, options.batch))
         imports.append(command_line())
 
-    from machine import announce, save, table  # starts JAX: not while the others run
+    from machine import announce, save, table  # starts JAX, so not while the measured processes run
 
     announce()
     row = table(f"Start, {options.freq} modes, batch {options.batch}, seconds", "cache", *STAGES, "to first step")

@@ -1,12 +1,13 @@
-"""A training step beside that of PyTorch, taking turns in one run; the last column is PyTorch's time over ours.
+"""Time a training step beside PyTorch's, alternating in one run; the last columns are PyTorch's time divided by ours.
 
     python benchmarks/train_step.py                                    # a table of sizes
-    python benchmarks/train_step.py --freq 4096 --batch 16 --json FILE # one cell; both take several values
-    python benchmarks/train_step.py --precision highest default bf16   # of both sides
+    python benchmarks/train_step.py --freq 4096 --batch 16 --json FILE # one size; both take several values
+    python benchmarks/train_step.py --precision highest default bf16   # for both sides
 
-Both sides do the same work on meshes that are already on the device: forward, backward and Adam. Ours is a step in the
-loop of an epoch, as training runs it. PyTorch's is eager, with Adam as the published system calls it; compiled; and, on
-a GPU, compiled into CUDA graphs (mode reduce-overhead), these two with the fused Adam. --eager leaves both out.
+Both sides do the same work on meshes that are already on the device: forward pass, backward pass and Adam. Ours is a
+step within the loop of an epoch, as in training. PyTorch's is measured in three forms: eager, with Adam as the
+published system calls it; compiled; and, on a GPU, compiled into CUDA graphs (mode reduce-overhead). The compiled
+forms use the fused Adam; --eager omits them.
 """
 
 import argparse
@@ -30,7 +31,7 @@ MODES = {"torch_eager": None, "torch_compile": "default", "torch_graphs": "reduc
 
 
 def theirs(config: ModelConfig, batches: Iterable, precision: Precision, mode: str | None = None) -> Callable[[], None]:
-    """A function that trains PyTorch's network on the batches and waits for it; `mode` as of torch.compile."""
+    """Return a function that trains PyTorch's network on the batches and waits; `mode` is that of torch.compile."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if mode == "reduce-overhead" and device == "cpu":
         return functools.partial(_refuse, "no CUDA")
@@ -61,7 +62,7 @@ def _refuse(reason):
 
 
 def measure(freq: int, batch: int, precision: Precision, rounds: int, modes: Iterable[str]) -> dict[str, object]:
-    """Milliseconds a step of all sides, their first calls, the roofline and how much of it is reached, the ratios."""
+    """Measure one size: milliseconds per step and first call of each side, the roofline, its fraction, the ratios."""
     config, steps = ModelConfig(modes=freq), num_measured(batch)
     meshes = np.random.default_rng(0).standard_normal((steps * batch, freq, 3), np.float32)
     batches = torch.from_numpy(meshes).to("cuda" if torch.cuda.is_available() else "cpu").split(batch)
@@ -89,7 +90,7 @@ def main():
     parser.add_argument("--batch", type=int, nargs="+", default=[16, 64, 128, 512] + [1024] * (not on_cpu))
     parser.add_argument("--precision", nargs="+", choices=get_args(Precision), default=["default"])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--eager", action="store_true", help="omit torch.compile")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     announce()

@@ -1,9 +1,10 @@
-"""How long the web viewer takes to answer each kind of slider: until all is handed to a browser's connection.
+"""Time the response of the web viewer to each kind of slider, until all data are handed to a browser connection.
 
-    python benchmarks/viewer.py   # --vertices 1229: the small mesh alone
+    python benchmarks/viewer.py   # --vertices 1229 measures the small mesh alone
 
-Random weights on the demo's bodies, random modes: 1,024 for 1,229 vertices, 4,096 for 12,272. The median and the
-slowest of some moves, each to another value. "geodesic": finding one, once a pair, while the straight way is shown.
+The bodies are those of the demo, with random weights and random modes: 1,024 for 1,229 vertices, 4,096 for 12,272.
+Prints the median and the slowest of several moves, each to another value. "geodesic" is the search for a geodesic,
+once per pair; the straight path is shown in the meantime.
 """
 
 import argparse
@@ -34,7 +35,7 @@ MESHES = 40
 
 
 def subject(num_vertices: int) -> Subject:
-    """An untrained network and random meshes."""
+    """Return an untrained network and random meshes as the viewer takes them."""
     rng, config = np.random.default_rng(0), ModelConfig(modes=MODES[num_vertices])
     faces = load_body(demo_body_path(num_vertices)).faces
     modes = rng.standard_normal((num_vertices, config.modes), np.float32) / np.float32(num_vertices**0.5)
@@ -57,7 +58,7 @@ def subject(num_vertices: int) -> Subject:
 
 
 def moves(browser: web.Browser, moves: int) -> dict[str, list[float]]:
-    """Milliseconds of every move of every kind of slider."""
+    """Time every move of every kind of slider, in milliseconds."""
     c, times = browser.controls, {}
 
     def move(name: str, handle, values) -> None:

@@ -1,6 +1,6 @@
-"""The least work in a training step, counted from the shapes: flops, bytes, and the seconds they need on this machine.
+"""Count the least work in a training step from the shapes: flops, bytes, and the time they need on this machine.
 
-python benchmarks/work.py   # a table of sizes
+python benchmarks/work.py   # prints a table of sizes
 """
 
 import itertools
@@ -12,7 +12,7 @@ from spectral_jax.network.autoencoder import CHANNELS, POOLED, ModelConfig
 
 
 class Layer(NamedTuple):
-    """An operation of the network: numbers in and out of it and flops forwards for one mesh, and its parameters."""
+    """An operation of the network: numbers read and written and forward flops for one mesh, and its parameters."""
 
     reads: int
     writes: int
@@ -22,7 +22,7 @@ class Layer(NamedTuple):
 
 
 def layers(config: ModelConfig) -> list[Layer]:
-    """The network's convolutions (with bias and activation), pooling products and linear layers, in order."""
+    """Return convolutions (with bias and activation), pooling products and linear layers in network order."""
 
     def convolution(before: int, after: int, length: int, activated: bool = True) -> Layer:
         weights = config.conv_size * before * after
@@ -46,27 +46,28 @@ def layers(config: ModelConfig) -> list[Layer]:
 
 
 def num_parameters(config: ModelConfig) -> int:
-    """Parameters of the network."""
+    """Count the parameters of the network."""
     return sum(layer.parameters for layer in layers(config))
 
 
 def forward_flops(config: ModelConfig) -> int:
-    """Flops of the products, a multiply-add being two, of one mesh through the network."""
+    """Count the flops of the products for one mesh through the network; a multiply-add counts as two."""
     return sum(layer.flops for layer in layers(config))
 
 
 def step_flops(config: ModelConfig, batch: int) -> int:
-    """Flops of a training step: each product forwards and for both gradients, but none for the network's input."""
+    """Count the flops of a training step: each product forwards and for both gradients, except that of the input."""
     return batch * (3 * forward_flops(config) - layers(config)[0].flops)
 
 
 def step_bytes(config: ModelConfig, batch: int, itemsize: int = 4) -> int:
-    """Least traffic of a step whose operations keep nothing on the chip for each other; `itemsize` of an activation.
+    """Count the least traffic of a step, in bytes, if no operation leaves data on the chip for the next one.
 
-    Every operation reads its operands once and writes its result once. Backwards these are the gradient of the result,
-    the operand, the result too where the activation's slope is taken from it, and the gradient of the operand, which
-    the first has no use for. Parameters are read forwards and backwards, their gradient is written, and Adam passes 7
-    times: it reads parameters, gradient and both moments, and writes all but the gradient.
+    Every operation reads its operands once and writes its result once. Backwards it reads the gradient of the result,
+    the operand, and the result too if the slope of the activation follows from it; it writes the gradient of the
+    operand, except in the first layer. Parameters are read forwards and backwards and their gradient is written. Adam
+    makes 7 passes: it reads parameters, gradient and both moments, and writes all but the gradient. `itemsize` is the
+    number of bytes of an activation.
     """
     every = layers(config)
     forwards = sum(layer.reads + layer.writes for layer in every)
@@ -77,12 +78,12 @@ def step_bytes(config: ModelConfig, batch: int, itemsize: int = 4) -> int:
 
 
 def activation_bytes(precision: str) -> int:
-    """Bytes of a number inside the network."""
+    """Return the bytes of an activation."""
     return 2 if precision == "bf16" else 4
 
 
 def roofline_seconds(config: ModelConfig, batch: int, precision: str = "default") -> float:
-    """Least seconds of a step: its flops and its bytes at the rates that this machine reaches."""
+    """Return the least seconds of a step: its flops or its bytes at the rates that this machine reaches."""
     rates, moved = ceilings(precision), step_bytes(config, batch, activation_bytes(precision))
     return max(step_flops(config, batch) / rates["flops"], moved / rates["bytes"])
 

@@ -1,4 +1,4 @@
-"""Laplacian eigenmodes of a connectivity: computed, checked, aligned, saved; projection and reconstruction.
+"""Laplacian eigenmodes of a connectivity: solvers, checks, alignment, file formats, projection and reconstruction.
 
-`spectral` has the record and the two products. What a network does with coefficients is in `network`.
+`spectral` has the record and both products. What a network does with the coefficients is in `network`.
 """

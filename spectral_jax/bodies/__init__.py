@@ -1,4 +1,4 @@
-"""Bodies of the SMPL-H format and motions of the AMASS format, read or synthesised.
+"""Bodies in SMPL-H format and motion in AMASS format, read from files or synthesised.
 
-Here a pose becomes vertices. Choosing frames and writing them as a dataset is in `data`.
+A pose becomes vertices here. `data` chooses frames and writes them as a dataset.
 """

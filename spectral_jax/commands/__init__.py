@@ -1,4 +1,4 @@
-"""The command line, a module for each group of commands: options become records, records become calls.
+"""The command line: one module per group of commands, one record per command.
 
-What a command does is in the folders below; here it is parsed, called and printed.
+A command parses options, calls a folder below and prints the result. It holds no algorithm of its own.
 """

@@ -1,4 +1,4 @@
-"""Prepared datasets: how they are read, how they are written, and the recipes that make them.
+"""Prepared datasets: how to read them, how to write them, and the recipes that build them.
 
-`dataset` opens one, `pytorch_layouts` opens those of the PyTorch code. Batches are made in `training`.
+`dataset` opens a prepared folder, `pytorch_layouts` opens those of the PyTorch code. `training` makes batches.
 """

@@ -1,4 +1,4 @@
-"""The triangle mesh: its record, files of single meshes and of sequences, pictures, and errors in millimetres.
+"""Triangle meshes: the record, files of single meshes and of sequences, pictures, errors in millimetres.
 
-Nothing here knows about modes; those are in `basis`.
+Nothing here knows about modes; they are in `basis`.
 """

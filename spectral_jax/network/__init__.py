@@ -1,4 +1,4 @@
-"""The networks as Flax modules, the codec that applies a trained one, and the linear one, PCA.
+"""Networks as Flax modules, the codec that applies a trained one, and PCA as the linear baseline.
 
-Modules and arrays only: how a network is trained is in `training`, where it is kept in `runs`.
+Modules and arrays only. `training` trains a network, and `runs` stores it.
 """

@@ -1,4 +1,4 @@
-"""Paths between meshes through a latent space: straight, spherical, geodesic, and measures of them.
+"""Paths between meshes (straight, spherical, geodesic), band filters, random samples, and measures of a path.
 
-Pure functions over arrays; the command line that writes them to files is in `commands`.
+Pure functions over arrays. `commands` writes their results to files.
 """

@@ -1,4 +1,4 @@
-"""The bridge to the PyTorch system: names of weights, Lightning checkpoints, a reference module, verification.
+"""Conversion to and from the PyTorch system: names of weights, Lightning checkpoints, a reference, verification.
 
-Reading a .pth file without torch is in `files`; the layouts of published datasets are in `data`.
+`files` reads .pth archives without torch, and `data` opens the layouts of published datasets.
 """

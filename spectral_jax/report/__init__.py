@@ -1,4 +1,4 @@
-"""The report of a run as one HTML page: what is measured, the plots, and the document.
+"""The report on a run as one HTML page: measurements, plots, and the document.
 
-It reads runs and datasets and writes one file; nothing else imports it but the command line.
+It reads a run and a dataset and writes one file. Only the command line imports it.
 """

@@ -1,4 +1,4 @@
 """Run folders: configuration, checkpoints, logs, provenance, single-file bundles, and evaluation.
 
-`run` creates, trains and loads one; `checkpoint` says what a checkpoint holds. The training itself is in `training`.
+`run` creates, trains and loads a run; `checkpoint` says what a checkpoint holds. `training` has the training itself.
 """

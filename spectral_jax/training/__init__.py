@@ -1,4 +1,4 @@
-"""Training as pure functions: batches, the step, the learning-rate rule, and the loop that yields progress.
+"""Training as pure functions: batches, the step, the learning-rate rules, and the loop that yields its progress.
 
-Nothing here writes a file: checkpoints and logs are in `runs`.
+`batches` makes batches, `step` is one step, `schedule` has the learning-rate rules. `runs` writes the files.
 """

@@ -1,4 +1,4 @@
-"""Interactive viewers of a run: the scene both share, one in the browser, one on the desktop.
+"""Interactive viewers of a run: a scene that both share, one viewer in the browser and one on the desktop.
 
-`scene` is arrays and choices without a window; `web` and `panel` use viser, `polyscope` uses Polyscope.
+`scene` holds arrays and choices but no window. `web` and `panel` use viser, `polyscope` uses Polyscope.
 """
