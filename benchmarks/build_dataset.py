@@ -15,7 +15,9 @@ import numpy as np
 from scipy.spatial import ConvexHull
 
 from spectral_jax.bodies import amass, motion
-from spectral_jax.data import recipes
+from spectral_jax.data import posed_bodies
+from spectral_jax.data.recipes import PublishedRecipe
+from spectral_jax.files.progress import Silent
 
 VERTICES = 6890
 
@@ -63,6 +65,17 @@ def write_sequences(root: Path, subjects: int, sequences: int, frames: int) -> i
     return subjects * sequences * len(range(int(0.1 * frames), int(0.9 * frames), 100))
 
 
+class Clock(Silent):
+    """Progress that notes when each mesh was written."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def update(self, task: str, done: int, total: int | None = None, note: str = "") -> None:
+        if task.startswith("building"):
+            self.times.append(time.perf_counter())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--modes", type=int, nargs="+", default=[1024, 4096])
@@ -77,14 +90,12 @@ def main() -> None:
             write_body(root / "bodies" / gender / "model.npz", seed)
         meshes = write_sequences(root / "amass", options.subjects, options.sequences, options.frames)
         for modes in options.modes:
-            started: list[float] = []
-            seen: list[float] = []
-
-            def watch(split, item, items, count, started=started, seen=seen):
-                (seen if started else started).append(time.perf_counter())
-
-            recipes.published("amass", root / "amass", root / "bodies", root / f"out{modes}", modes, watch=watch)
-            seconds = seen[-1] - started[0]
+            clock = Clock()
+            recipe = PublishedRecipe(
+                amass=root / "amass", body_dir=root / "bodies", out=root / f"out{modes}", modes=modes
+            )
+            posed_bodies.published("amass", recipe, clock)
+            seconds = clock.times[-1] - clock.times[0]
             figures = {
                 "vertices": VERTICES,
                 "modes": modes,

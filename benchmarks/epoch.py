@@ -36,11 +36,11 @@ def end_to_end(config: ModelConfig, folder: Path, batch: int, precision: Precisi
     def read():
         try:
             from spectral_jax.data.dataset import read_split
-            from spectral_jax.data.pytorch_layouts import open_upstream
+            from spectral_jax.data.pytorch_layouts import open_pytorch_layout
         except ModuleNotFoundError as error:  # TensorFlow Datasets is not installed
             figures["reader"] = f"PyTorch's, because ours is not available: {error}"
             return np.stack([mesh.numpy() for mesh in TarMeshes(folder / "train.tar").meshes()])
-        return read_split(open_upstream(folder), "train", config.modes).coefficients
+        return read_split(open_pytorch_layout(folder), "train", config.modes).coefficients
 
     def epoch():
         nonlocal run

@@ -9,7 +9,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time these load 
     from spectral_jax.basis.spectral import SpectralBasis as SpectralBasis
     from spectral_jax.basis.spectral import project as project
     from spectral_jax.basis.spectral import reconstruct as reconstruct
-    from spectral_jax.data.dataset import open_data as open_data
+    from spectral_jax.data.open import open_data as open_data
     from spectral_jax.geometry.mesh import Mesh as Mesh
     from spectral_jax.geometry.mesh import read_mesh as read_mesh
     from spectral_jax.geometry.mesh import write_mesh as write_mesh
@@ -37,7 +37,7 @@ _HOMES = {
     "fit": "training.loop",
     "Run": "runs.run",
     "load_run": "runs.run",
-    "open_data": "data.dataset",
+    "open_data": "data.open",
 }
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -56,6 +56,22 @@ def write_2026(root, data):
     return folder
 
 
+class Interrupting(Silent):
+    """Progress that raises an error, as Ctrl-C would, when a build has written so many meshes of a split."""
+
+    def __init__(self, meshes, error=KeyboardInterrupt):
+        self.meshes, self.error = meshes, error
+
+    def update(self, task, done, total=None, note=""):
+        if task.startswith("building") and meshes_written(note) == self.meshes:
+            raise self.error
+
+
+def meshes_written(note):
+    """The number of meshes in the note of a build, such as "1,024 meshes, 120 meshes/s"."""
+    return int(note.split()[0].replace(",", ""))
+
+
 class Counted(Silent):
     """Progress that keeps how much it was told is done."""
 

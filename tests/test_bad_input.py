@@ -35,7 +35,7 @@ def made(data_folder, sphere, sphere_basis, tmp_path_factory):
     for name, basis in (("fewer", fewer), ("other", other)):
         splits = {s: sphere_examples(sphere, basis, 3, seed, s == "test") for seed, s in enumerate(("train", "test"))}
         writer.write(folder / name, basis, Mesh(sphere.vertices, np.asarray(basis.faces)), splits, {"recipe": "test"})
-    write_2026(folder / "root2026", pytorch_layouts.open_upstream(TINY / "root"))
+    write_2026(folder / "root2026", pytorch_layouts.open_pytorch_layout(TINY / "root"))
     shutil.copytree(TINY / "root", folder / "root2022")
     return folder
 

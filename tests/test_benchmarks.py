@@ -12,7 +12,7 @@ import pytest
 from helpers import ROOT
 
 from spectral_jax.data.dataset import read_split
-from spectral_jax.data.pytorch_layouts import open_upstream
+from spectral_jax.data.pytorch_layouts import open_pytorch_layout
 from spectral_jax.network.autoencoder import ModelConfig, init_params
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -79,7 +79,7 @@ def test_a_dataset_of_the_2022_layout_is_written(tmp_path):
     folder = published.write(tmp_path, coefficients, num_test=2)
     with tarfile.open(folder / "train.tar") as tar:
         assert tar.getnames()[:2] == ["000000.infos.json", "000000.coeffs.pth"]
-    np.testing.assert_array_equal(read_split(open_upstream(folder), "train").coefficients, coefficients)
+    np.testing.assert_array_equal(read_split(open_pytorch_layout(folder), "train").coefficients, coefficients)
     batches = list(published.loader(folder / "train.tar", 8, 0))
     assert [len(batch) for batch in batches] == [8, 8, 4]
     meshes = {mesh.numpy().tobytes() for batch in batches for mesh in batch}

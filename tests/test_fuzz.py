@@ -26,7 +26,7 @@ from torch_archives import TREE, archive, integer, tensor, values, written
 from spectral_jax.basis import spectral
 from spectral_jax.bodies import motion, smplh
 from spectral_jax.data import dataset, writer
-from spectral_jax.data.pytorch_layouts import open_upstream
+from spectral_jax.data.pytorch_layouts import open_pytorch_layout
 from spectral_jax.files import torch_file
 from spectral_jax.geometry import sequences
 from spectral_jax.geometry.mesh import Mesh, read_mesh, write_mesh
@@ -365,7 +365,7 @@ def small(folder: Path, num_modes: int = 8) -> dataset.Data:
 
 
 def read_all(root: Path) -> None:
-    for split in open_upstream(root).splits.values():
+    for split in open_pytorch_layout(root).splits.values():
         list(split)
 
 

@@ -16,8 +16,8 @@ from spectral_jax.basis import eigen
 from spectral_jax.files import atomic, safe_files
 from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.geometry import mesh
+from spectral_jax.geometry.mesh import Operator
 
-Operator = Literal["graph", "cotangent"]
 DENSE = 2500  # vertices up to which the dense solver is as fast as the sparse one, or the time does not matter
 MOST_BYTES = 4 << 30  # of a file: all modes of 32,000 vertices
 REMEDY = "a network only fits the basis it was trained on; `spectral-jax basis align` turns one basis into the other"

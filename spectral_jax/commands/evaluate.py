@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from spectral_jax.commands.console import console, track
+from spectral_jax.commands.console import Bars, console
 from spectral_jax.commands.dataset import open_data
 
 
@@ -43,8 +43,10 @@ class Eval:
         data = open_data(source)
         spectral.check_same(loaded.basis, data.basis, (f"the basis of {self.run}", f"that of {data.path}"))
         num_modes = loaded.config.model.modes
-        train_split = dataset.read_split(data, "train", num_modes, track)
-        split = train_split if self.split == "train" else dataset.read_split(data, self.split, num_modes, track)
+        with Bars() as bars:
+            split = train_split = dataset.read_split(data, "train", num_modes, progress=bars)
+            if self.split != "train":
+                split = dataset.read_split(data, self.split, num_modes, progress=bars)
         summary = evaluate.evaluate(loaded, data.basis, train_split, split)
         print_summary(summary, loaded, data.path, self.split)
         if self.json:

@@ -14,7 +14,8 @@ import numpy as np
 import tyro
 
 from spectral_jax.commands.console import check_free, console, track
-from spectral_jax.commands.dataset import DEMO_DATA, open_data
+from spectral_jax.commands.dataset import open_data
+from spectral_jax.data.recipes import DEMO_DATA
 from spectral_jax.files import atomic
 
 ARRAYS = (".npz", ".npy")
@@ -84,7 +85,7 @@ class Encode:
         from spectral_jax.data import dataset, pytorch_layouts
 
         path = Path(self.data)
-        if self.data == "demo" or (path / dataset.METADATA_FILE).is_file() or pytorch_layouts.is_upstream(path):
+        if self.data == "demo" or (path / dataset.METADATA_FILE).is_file() or pytorch_layouts.pytorch_layout(path):
             return False, read_dataset(open_data(self.data), self.split or "test", run)
         if self.split:
             raise ValueError(f"{path} is not a dataset, it has no split {self.split!r}")
@@ -102,7 +103,7 @@ class Encode:
         told = {name: value for name, value in told.items() if value is not None}
         made, source = {"center": "none", "scale": 1.0, "up": "y"}, run.config.data
         folder = DEMO_DATA if source == "demo" else Path(source)
-        if len(told) == len(made) or (source and pytorch_layouts.is_upstream(folder)):
+        if len(told) == len(made) or (source and pytorch_layouts.pytorch_layout(folder)):
             return made | told
         metadata = folder / dataset.METADATA_FILE
         if not (source and metadata.is_file()):

@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from spectral_jax.commands.console import check_free, console, track
+from spectral_jax.commands.console import Bars, check_free, console, track
 from spectral_jax.commands.network import Network, ReferenceMeshes, open_network, read_mesh, read_others
 
 Method = Literal["spatial", "latent", "spherical", "geodesic"]
@@ -169,7 +169,9 @@ class Sample:
         if self.out.exists() and any(self.out.iterdir()) and not self.overwrite:
             raise ValueError(f"{self.out} is not empty; --overwrite replaces its files")
         network = open_network(self.run, self.data)
-        train = dataset.read_split(network.data, "train", network.run.config.model.modes, track).coefficients
+        with Bars() as bars:
+            modes = network.run.config.model.modes
+            train = dataset.read_split(network.data, "train", modes, progress=bars).coefficients
         gaussian = interpolate.fit_gaussian(network.codec.encode(train))
         latents = interpolate.sample(jax.random.key(self.seed), gaussian, self.count)
         coefficients = network.codec.decode(latents)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from spectral_jax.commands.console import check_free, track
+from spectral_jax.commands.console import Bars, check_free, track
 from spectral_jax.commands.network import open_network
 from spectral_jax.files import atomic
 
@@ -43,7 +43,8 @@ class Report:
             raise ValueError(f"{self.run / logs.LOG_FILE}: no epoch in it yet")
         network = open_network(self.run, self.data)
         data, modes = network.data, network.run.config.model.modes
-        train, test = (dataset.read_split(data, split, modes, track) for split in ("train", "test"))
+        with Bars() as bars:
+            train, test = (dataset.read_split(data, split, modes, progress=bars) for split in ("train", "test"))
         region_of = regions.body_regions(data.basis, data.metadata["source"])
         names = [] if region_of is None else list(regions.REGIONS)
         findings = measurements.measure(network.run, train, test, region_of, track)

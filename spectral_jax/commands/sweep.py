@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from spectral_jax.commands.console import counting, track
+from spectral_jax.commands.console import Bars
 from spectral_jax.commands.dataset import data_source, open_data
 from spectral_jax.files import atomic
 from spectral_jax.training.step import Schedule, TrainConfig
@@ -66,8 +67,9 @@ class Sweep:
         options |= {"seeds": list(self.seeds), "learning_rates": list(self.learning_rates)}
         record = load(self.out / "sweep.json", {"data": data_source(self.data, data), **options})
         counts = self.modes or (min(ModelConfig.modes, data.basis.num_modes),)
-        train = dataset.read_split(data, "train", max(counts), track)
-        test = dataset.read_split(data, "test", max(counts), track)
+        with Bars() as bars:
+            train = dataset.read_split(data, "train", max(counts), progress=bars)
+            test = dataset.read_split(data, "test", max(counts), progress=bars)
         if test.vertices is None:
             raise ValueError(f"{data.path}: the test split has no original vertices to measure errors against")
         if config.batch_size > len(train.coefficients):
@@ -80,7 +82,9 @@ class Sweep:
                 continue
             phi, coefficients = data.basis.modes[:, :modes], test.coefficients[:, :modes]
             fit_data = FitData(train.coefficients[:, :modes], phi, coefficients, test.vertices)
-            with counting(f"{modes:,} modes, latent {latent_size}", config.epochs) as watch:
+            task = f"{modes:,} modes, latent {latent_size}"
+            with Bars() as bars:
+                watch = partial(bars.update, task, total=config.epochs)
                 trials = sweep.sweep(
                     ModelConfig(modes, latent_size), config, fit_data, self.seeds, self.learning_rates, watch
                 )

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from spectral_jax.commands.console import console, track
+from spectral_jax.commands.console import Bars, console
 from spectral_jax.commands.dataset import data_source, ensure_demo_data, open_data
 from spectral_jax.commands.evaluate import Eval
 from spectral_jax.commands.report import Report
@@ -181,14 +181,15 @@ def read_fit_data(data, config, placement: Literal["auto"] | Placement = "auto",
         raise ValueError(f"batch size {config.train.batch_size} is larger than the train split, {count} meshes")
     if placement == "auto":
         placement = batches.choose(count, modes, storage)
-    if placement == "device":
-        own = dataset.read_split(data, "train", modes, track, devices.local_rows(count)).coefficients
-        train = batches.resident(own, count, devices.data_mesh(), storage)
-    elif placement == "host":
-        train = batches.StreamedData(dataset.read_split(data, "train", modes, track).coefficients, modes)
-    else:
-        train = batches.StreamedData(data.splits["train"], modes)
-    test_split = dataset.read_split(data, "test", modes, track)
+    with Bars() as bars:
+        if placement == "device":
+            own = dataset.read_split(data, "train", modes, devices.local_rows(count), bars).coefficients
+            train = batches.resident(own, count, devices.data_mesh(), storage)
+        elif placement == "host":
+            train = batches.StreamedData(dataset.read_split(data, "train", modes, progress=bars).coefficients, modes)
+        else:
+            train = batches.StreamedData(data.splits["train"], modes)
+        test_split = dataset.read_split(data, "test", modes, progress=bars)
     if test_split.vertices is None:
         raise ValueError(f"{data.path}: the test split has no original vertices to validate against")
     return FitData(train, data.basis.modes[:, :modes], test_split.coefficients, test_split.vertices)

@@ -1,8 +1,8 @@
-"""Prepared datasets: array_record files in the format of TensorFlow Datasets, written and read without TensorFlow."""
+"""Read prepared datasets: array_record files in the format of TensorFlow Datasets, without TensorFlow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,15 +14,20 @@ from jaxtyping import Float
 from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.files import options, safe_files
+from spectral_jax.files.progress import SILENT, Progress, track
 
 SCHEMA = 1
-BASIS_FILE, MESH_FILE, METADATA_FILE = "basis.npz", "mesh.ply", "metadata.json"
-TFDS_FILES = "dataset_info.json", "features.json"
-METADATA_BYTES = 64 << 20  # it lists all identities and all files that were skipped
+BASIS_FILE = "basis.npz"
+MESH_FILE = "mesh.ply"
+METADATA_FILE = "metadata.json"
+TFDS_INFO_FILE = "dataset_info.json"
+TFDS_FEATURES_FILE = "features.json"
+METADATA_BYTES = 64 << 20  # the metadata lists all identities and all skipped files
+METADATA_PARTS = {"counts": int, "identities": dict, "skipped": list, "source": object}  # dicts of such values
 
 
 class Example(NamedTuple):
-    """One mesh: spectral coefficients, its vertices in metres (test split only) and where it comes from."""
+    """One mesh: spectral coefficients, vertices in metres (only in a test split), and its origin."""
 
     coefficients: Float[np.ndarray, "freq 3"]
     vertices: Float[np.ndarray, "vertex 3"] | None
@@ -34,7 +39,7 @@ class Example(NamedTuple):
 
 
 class Split(NamedTuple):
-    """A whole split in memory, float32 and metres; train has no vertices."""
+    """A whole split in memory, float32, metres. The train split of a prepared dataset has no vertices."""
 
     coefficients: Float[np.ndarray, "mesh freq 3"]
     vertices: Float[np.ndarray, "mesh vertex 3"] | None
@@ -43,21 +48,29 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """An opened dataset: folder, basis (faces included), metadata, and its splits as lazy sequences of Example."""
+    """An opened dataset.
+
+    Attributes:
+      path: the folder.
+      basis: its modes and faces.
+      metadata: counts and identities of each split, skipped files, and how the dataset was made ("source").
+      splits: sequences of Example by name; an example is read when it is indexed.
+    """
 
     path: Path
     basis: SpectralBasis
     metadata: dict[str, Any]
     splits: Mapping[str, Sequence]
 
-
-def untracked(iterable: Iterable, description: str) -> Iterable:
-    """The iterable itself: the silent progress bar."""
-    return iterable
+    def records(self, split: str) -> Sequence:
+        """The examples of a split. Raises ValueError naming the splits that exist."""
+        if split not in self.splits:
+            raise ValueError(f"{self.path}: no split {split!r}, available: {', '.join(self.splits)}")
+        return self.splits[split]
 
 
 class Records(Sequence):
-    """A split of a prepared folder as a sequence of examples, read when asked for."""
+    """A split of a prepared folder; an example is read when it is indexed."""
 
     def __init__(self, path: Path, split: str, basis: SpectralBasis):
         self._path, self._split, self._basis = path, split, basis
@@ -73,7 +86,7 @@ class Records(Sequence):
 
     def __getitem__(self, index):
         if not 0 <= index < len(self):
-            raise IndexError(f"{self._path}: split {self._split} has {len(self)} meshes, not one of index {index}")
+            raise IndexError(f"{self._path}: no mesh {index} in split {self._split}, which has {len(self)}")
         try:
             record = dict(self._source[index])
             for name in ("identity", "dataset", "file", "gender"):
@@ -88,26 +101,34 @@ class Records(Sequence):
         ):
             if found is not None and len(found) != count:
                 raise ValueError(
-                    f"{self._path}: record {index} of split {self._split} has {len(found)} {what}, {BASIS_FILE} {count}"
+                    f"{self._path}: record {index} of split {self._split} has {len(found)} {what}, "
+                    f"{BASIS_FILE} has {count}"
                 )
         return example
 
 
 def check_features(path: Path) -> None:
-    """Raise ValueError unless the files TFDS reads are small, and name no classes (it imports them) but its own."""
-    if (path / TFDS_FILES[0]).is_file():
-        safe_files.check_size(path / TFDS_FILES[0], safe_files.JSON_BYTES)
-    level = [safe_files.read_json(path / TFDS_FILES[1])] if (path / TFDS_FILES[1]).is_file() else []
+    """Check the files that TFDS reads: they must be small, and the classes they name must be TFDS features.
+
+    TFDS imports the classes that features.json names. Raises ValueError.
+    """
+    if (path / TFDS_INFO_FILE).is_file():
+        safe_files.check_size(path / TFDS_INFO_FILE, safe_files.JSON_BYTES)
+    features = path / TFDS_FEATURES_FILE
+    level = [safe_files.read_json(features)] if features.is_file() else []
     while level:
         for node in level:
             for name in (node.get(key) for key in ("pythonClassName", "python_class_name", "type")):
                 if isinstance(name, str) and not name.startswith("tensorflow_datasets.core.features."):
-                    raise ValueError(f"{path / TFDS_FILES[1]}: names the class {name[:80]!r}, none of TFDS")
+                    raise ValueError(f"{features}: names the class {name[:80]!r}, expected a TFDS feature")
         level = [child for node in level for child in node.values() if isinstance(child, dict)]
 
 
 def open_data(path: str | Path) -> Data:
-    """Open a prepared folder. Raises ValueError naming the folder when it is missing or not a dataset."""
+    """Open a prepared folder (`spectral_jax.open_data` also opens the PyTorch layouts and builds the demo).
+
+    Raises ValueError naming the file and both values if the folder is missing, incomplete or inconsistent.
+    """
     path = Path(path)
     if not path.is_dir():
         raise ValueError(f"{path}: no such data folder")
@@ -116,26 +137,26 @@ def open_data(path: str | Path) -> Data:
     metadata = safe_files.read_json(path / METADATA_FILE, max_bytes=METADATA_BYTES)
     try:
         options.check_schema(metadata, SCHEMA)
-        for name, kind in (("counts", int), ("identities", dict), ("skipped", list), ("source", object)):
+        for name, kind in METADATA_PARTS.items():
             value = metadata.setdefault(name, {})
             if not isinstance(value, dict) or not all(isinstance(part, kind) for part in value.values()):
-                raise ValueError(f"{name} is {str(value)[:80]}, which is no dict of such")
+                raise ValueError(f"{name} is {str(value)[:80]}, expected a dict with values of type {kind.__name__}")
         if missing := sorted(metadata["counts"].keys() - metadata["identities"].keys()):
-            raise ValueError(f"no identities of the split {missing[0]}")
+            raise ValueError(f"no identities for split {missing[0]}")
     except ValueError as error:
         raise ValueError(f"{path / METADATA_FILE}: not a dataset's metadata ({error})") from error
     basis = spectral.load(path / BASIS_FILE)
     parts = {"num_vertices": basis.num_vertices, "num_modes": basis.num_modes, "connectivity": basis.fingerprint}
     for name, found in parts.items():
         if metadata.get(name) != found:
-            raise ValueError(f"{path / BASIS_FILE}: {name} is {found}, {METADATA_FILE} says {metadata.get(name)!r}")
+            raise ValueError(f"{path / BASIS_FILE}: {name} is {found}, {METADATA_FILE} has {metadata.get(name)!r}")
     splits = {name: Records(path, name, basis) for name in metadata["counts"]}
     for name, records in splits.items():
         if not len(records):
             raise ValueError(f"{path}: split {name} is empty (0 meshes)")
         if len(records) != metadata["counts"][name]:
             raise ValueError(
-                f"{path}: {len(records)} records in split {name}, metadata says {metadata['counts'][name]}"
+                f"{path}: {len(records)} records in split {name}, {METADATA_FILE} has {metadata['counts'][name]}"
             )
     return Data(path, basis, metadata, splits)
 
@@ -144,27 +165,23 @@ def read_split(
     data: Data,
     split: str,
     num_modes: int | None = None,
-    track: Callable[[Iterable, str], Iterable] = untracked,
     rows: range | None = None,
+    progress: Progress = SILENT,
 ) -> Split:
-    """Read a split's first `num_modes` (default: all) coefficients, and vertices where it has them, into memory.
+    """Read a split into memory: the first `num_modes` coefficients, and the vertices if it has them.
 
-    `rows` (default: all) are the meshes to read.
-
-    `track` wraps the loop over records (a progress bar). Raises ValueError for an unknown split, too many modes, or a
-    mesh with a value that is not finite.
+    `num_modes` (default: all) and `rows` (default: all meshes) select a part. Raises ValueError for an unknown split,
+    too many modes, or a mesh with a value that is not finite.
     """
-    if split not in data.splits:
-        raise ValueError(f"{data.path}: no split {split!r}, there are {', '.join(data.splits)}")
+    records = data.records(split)
     num_modes = data.basis.num_modes if num_modes is None else num_modes
     if num_modes > data.basis.num_modes:
-        raise ValueError(f"{data.path}: {num_modes} modes asked for, the dataset has {data.basis.num_modes}")
-    records = data.splits[split]
+        raise ValueError(f"{data.path}: {num_modes} modes requested, the dataset has {data.basis.num_modes}")
     rows = range(len(records)) if rows is None else rows
     coefficients = np.empty((len(rows), num_modes, 3), np.float32)
     vertices = None
     identities = []
-    for i, row in enumerate(track(rows, f"reading {split}")):
+    for i, row in enumerate(track(rows, progress, f"reading {split}")):
         example = records[row]
         coefficients[i] = example.coefficients[:num_modes]
         if example.vertices is not None:

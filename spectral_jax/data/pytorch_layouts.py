@@ -1,6 +1,6 @@
-"""Datasets of the published PyTorch systems, read in place: tar files (2022 layout) and .npy files (2026 layout).
+"""Read datasets of the published PyTorch systems in place: tar files (2022 layout) and .npy files (2026 layout).
 
-Nothing in these files is run and no member's name is used as a path; what a file says of sizes is checked before use.
+The reader executes nothing in these files, uses no member's name as a path, and checks every size before it reads.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from spectral_jax.data.dataset import SCHEMA, Data, Example
 from spectral_jax.files import safe_files, torch_file
 
 Layout = Literal["upstream-2022", "upstream-2026"]
-MARKS: dict[str, Layout] = {"train.tar": "upstream-2022", "train_coeffs.npy": "upstream-2026"}
-COUNTS = {"train": ("nb_train",), "test": ("nb_evals", "nb_test", "nb_vald")}  # what infos.json may call them
-MEMBER_BYTES = {"infos.json": 1 << 20, "coeffs.pth": 256 << 20, "vertices.pth": 256 << 20}  # at most
-JSON_BYTES = 64 << 20  # of the list beside an array, at most: some 350,000 meshes
-FACES_BYTES = 64 << 20
+MARKS: dict[str, Layout] = {"train.tar": "upstream-2022", "train_coeffs.npy": "upstream-2026"}  # file that each has
+COUNTS = {"train": ("nb_train",), "test": ("nb_evals", "nb_test", "nb_vald")}  # names of the counts in infos.json
+MEMBER_BYTES = {"infos.json": 1 << 20, "coeffs.pth": 256 << 20, "vertices.pth": 256 << 20}  # limits
+JSON_BYTES = 64 << 20  # limit for the list beside an array: about 350,000 meshes
+FACES_BYTES = 64 << 20  # limit
 
 
-def is_upstream(path: str | Path) -> Layout | None:
-    """The layout of a dataset folder, or of the datasets in a root; None where there are none."""
+def pytorch_layout(path: str | Path) -> Layout | None:
+    """The layout of a dataset folder, or of the datasets in a root folder; None if there is none."""
     return next(iter(_datasets(Path(path)).values()), None)
 
 
-def open_upstream(path: str | Path) -> Data:
-    """Open a dataset folder of either layout, or a root with one dataset in it; meshes are read when asked for.
+def open_pytorch_layout(path: str | Path) -> Data:
+    """Open a dataset folder of either layout, or a root folder with one dataset; meshes are read when indexed.
 
-    Modes and coefficients are cut to the number that both have. The 2026 split "vald" is called "test". Raises
-    ValueError, naming file and values, for what is missing, malformed or does not fit together.
+    Modes and coefficients are cut to the smaller number of the two. The 2026 split "vald" is called "test". Raises
+    ValueError, naming file and values, if a file is missing or malformed, or if two files do not fit together.
     """
     found = _datasets(Path(path))
     if len(found) != 1:
         names = ", ".join(map(str, sorted(found))) or f"no folder with {' or '.join(MARKS)}"
-        raise ValueError(f"{path}: one dataset expected, there are {len(found)} ({names})")
+        raise ValueError(f"{path}: {len(found)} datasets, expected 1 ({names})")
     ((folder, layout),) = found.items()
     if layout == "upstream-2022":
         modes_path, faces_path = _only(folder.parent, "mesh.evecs_*"), _only(folder.parent, "mesh.triv")
@@ -84,7 +84,7 @@ def open_upstream(path: str | Path) -> Data:
 class TarSplit(Sequence):
     """A split of the 2022 layout: members <key>.infos.json, .coeffs.pth and, given `num_vertices`, .vertices.pth.
 
-    One file handle, read at offsets (so from any thread), closed by `close` or with the last reference.
+    The file stays open until `close` or until the split is garbage. Reads give their offset, so any thread may read.
     """
 
     def __init__(self, path: Path, max_modes: int, num_vertices: int | None = None):
@@ -110,7 +110,7 @@ class TarSplit(Sequence):
 
     def __getitem__(self, index):
         if not 0 <= index < len(self):
-            raise IndexError(f"{self.path} has {len(self)} meshes, not one of index {index}")
+            raise IndexError(f"{self.path}: no mesh {index}, the split has {len(self)}")
         coefficients = self._tensor(int(index), "coeffs.pth")[: self.num_modes]
         vertices = None if self._num_vertices is None else self._tensor(int(index), "vertices.pth")
         return Example(coefficients, vertices, *self.labels(int(index)))
@@ -121,16 +121,16 @@ class TarSplit(Sequence):
         return _labels(safe_files.parse_json(content, where))
 
     def _read(self, index: int, suffix: str) -> tuple[bytes, str]:
-        """The content of a member, and what errors call it."""
+        """The content of a member, and its name for errors."""
         offset, size = self._places[index, self._suffixes.index(suffix)].tolist()
         content = os.pread(self._file.fileno(), size, offset)
         where = f"{self.path}: member {f'{self._keys[index]}.{suffix}'!r}"
         if len(content) != size:
-            raise ValueError(f"{where} has {size:,} bytes, {len(content):,} could be read")
+            raise ValueError(f"{where} has {size:,} bytes, only {len(content):,} could be read")
         return content, where
 
     def _tensor(self, index: int, suffix: str) -> np.ndarray:
-        """The array in a member, float32 and of the shape that the split needs."""
+        """The array in a member as float32. Raises ValueError if it has another shape than the split's."""
         content, where = self._read(index, suffix)
         try:
             tensor = torch_file.load(content)
@@ -138,7 +138,7 @@ class TarSplit(Sequence):
             raise ValueError(f"{where} {str(error).removeprefix('<bytes>: ')}") from error
         if not isinstance(tensor, np.ndarray) or tensor.dtype.kind != "f":
             raise ValueError(
-                f"{where} holds {getattr(tensor, 'dtype', type(tensor).__name__)}, a float tensor expected"
+                f"{where} holds {getattr(tensor, 'dtype', type(tensor).__name__)}, expected a float tensor"
             )
         if suffix == "coeffs.pth":
             fits, expected = tensor.shape[:1] >= (self._rows,), f"({self._rows} or more, 3)"
@@ -165,7 +165,7 @@ class ArraySplit(Sequence):
             raise ValueError(f"{infos_path} has {len(infos)} entries, {self.path} has {len(self)} meshes")
         for i, entry in enumerate(infos):
             if not isinstance(entry, dict):
-                raise ValueError(f"{infos_path}: entry {i}: holds a {type(entry).__name__}, expected a dict")
+                raise ValueError(f"{infos_path}: entry {i} is a {type(entry).__name__}, expected a dict")
         self._labels = [_labels(entry) for entry in infos]
         self.num_modes = min(max_modes, self._coefficients.shape[1])
 
@@ -174,7 +174,7 @@ class ArraySplit(Sequence):
 
     def __getitem__(self, index):
         if not 0 <= index < len(self):
-            raise IndexError(f"{self.path} has {len(self)} meshes, not one of index {index}")
+            raise IndexError(f"{self.path}: no mesh {index}, the split has {len(self)}")
         coefficients = _finite(self._coefficients[index, : self.num_modes], f"{self.path}: mesh {index}")
         vertices = self._vertices
         if vertices is not None:
@@ -187,7 +187,7 @@ class ArraySplit(Sequence):
 
 
 def _datasets(path: Path) -> dict[Path, Layout]:
-    """The layout of the dataset at the path, or else of each one below it."""
+    """Dataset folders and their layouts: the path itself, or else the folders below it."""
     path = Path(os.path.abspath(path))
     for places in ([""], ["*/", "Datasets/*/"]):
         found: dict[Path, Layout] = {
@@ -199,28 +199,28 @@ def _datasets(path: Path) -> dict[Path, Layout]:
 
 
 def _only(folder: Path, pattern: str) -> Path:
-    """The one file of the folder that fits the pattern."""
+    """The only file in the folder that matches the pattern. Raises ValueError for none or several."""
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise ValueError(f"{folder}: one file {pattern} expected, there are {len(found)} ({names})")
+        raise ValueError(f"{folder}: {len(found)} files {pattern}, expected 1 (found: {names})")
     return found[0]
 
 
 def _scan(path: Path, handle: int, suffixes: list[str]) -> dict[str, list[tuple[int, int] | None]]:
-    """Offset and size of the members <key>.<suffix> of an uncompressed tar, by key, in the order of the file."""
+    """Offsets and sizes of the members <key>.<suffix> of an uncompressed tar, by key, in file order."""
     index: dict[str, list[tuple[int, int] | None]] = {}
     end, position, long_name = os.fstat(handle).st_size, 0, None
     while (header := os.pread(handle, 512, position)) != bytes(512):
         if len(header) < 512:
-            raise ValueError(f"{path}: truncated, there is no end mark at byte {position:,}")
+            raise ValueError(f"{path}: truncated, no end mark at byte {position:,}")
         try:
             size = int(header[124:136].strip(b" \0") or b"0", 8)
             checksum = int(header[148:156].strip(b" \0"), 8)
         except ValueError:
             size = checksum = -1
         if size < 0 or checksum != sum(header) - sum(header[148:156]) + 8 * ord(" "):
-            raise ValueError(f"{path}: not an uncompressed tar, or a damaged one (no header at byte {position:,})")
+            raise ValueError(f"{path}: not an uncompressed tar, or damaged (no header at byte {position:,})")
         prefix = header[345:500].partition(b"\0")[0] if header[257:263] == b"ustar\0" else b""
         name = long_name or (prefix + b"/" if prefix else b"") + header[:100].partition(b"\0")[0]
         where = name.decode(errors="backslashreplace")
@@ -237,7 +237,7 @@ def _scan(path: Path, handle: int, suffixes: list[str]) -> dict[str, list[tuple[
         if kind not in (b"0", b"\0") or not stem or suffix not in suffixes:
             continue
         if size > MEMBER_BYTES[suffix]:
-            raise ValueError(f"{path}: member {where!r} has {size:,} bytes, at most {MEMBER_BYTES[suffix]:,} are read")
+            raise ValueError(f"{path}: member {where!r} has {size:,} bytes, the limit is {MEMBER_BYTES[suffix]:,}")
         places = index.setdefault(folder + slash + stem, [None] * len(suffixes))
         if places[suffixes.index(suffix)]:
             raise ValueError(f"{path}: two members {where!r}")
@@ -246,7 +246,7 @@ def _scan(path: Path, handle: int, suffixes: list[str]) -> dict[str, list[tuple[
 
 
 def _open_array(path: Path, shape: tuple[int | None, ...], dtypes: tuple[str, ...] = ("float32",)) -> np.ndarray:
-    """A .npy file, whatever its name, as a memory map; None in `shape` stands for any number."""
+    """A .npy file of any name as a memory map. None in `shape` stands for any size."""
     array = safe_files.open_npy(path)
     fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
     if not fits or array.dtype.name not in dtypes:
@@ -256,7 +256,7 @@ def _open_array(path: Path, shape: tuple[int | None, ...], dtypes: tuple[str, ..
 
 
 def _finite(array: np.ndarray, where: str) -> np.ndarray:
-    """A float32 copy, its values checked."""
+    """A float32 copy. Raises ValueError if a value is not finite."""
     with np.errstate(over="ignore"):
         copy = np.array(array, np.float32, order="C")
     if not np.isfinite(copy).all():
@@ -265,7 +265,7 @@ def _finite(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def _labels(infos: dict[str, Any]) -> tuple[str, str, str, int, str]:
-    """Identity, dataset, file, frame and gender; "" or -1 for what is missing or no plain value."""
+    """Identity, dataset, file, frame and gender; "" or -1 for a value that is missing or has another type."""
     identity, dataset, file, gender = (
         str(value) if isinstance(value := infos.get(name), str | int | float) else ""
         for name in ("identity", "dataset", "file", "gender")
@@ -278,33 +278,34 @@ def _labels(infos: dict[str, Any]) -> tuple[str, str, str, int, str]:
 
 
 def read_faces(path: Path, num_vertices: int | None = None) -> Int[np.ndarray, "face 3"]:
-    """Faces from text, 0-based whether the file counts from 0 or from 1; ValueError unless the last is the last vertex.
+    """Faces from a text file, 0-based whether the file counts from 0 or from 1.
 
-    Without `num_vertices` the last vertex that they name is the last.
+    Raises ValueError unless the faces name the first and the last of `num_vertices` vertices (default: the highest
+    number in the file gives the last).
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file of faces")
     safe_files.check_size(path, FACES_BYTES)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of an empty file
+        with warnings.catch_warnings(action="ignore"):  # NumPy warns of an empty file
             rows = np.loadtxt(path, np.float64, comments=None, ndmin=2)
     except ValueError as error:
-        raise ValueError(f"{path}: not three numbers a line ({error})") from error
+        raise ValueError(f"{path}: expected three numbers per line ({error})") from error
     if rows.ndim != 2 or rows.shape[1] != 3 or not (np.abs(rows) < 2**31).all() or (rows != np.rint(rows)).any():
-        raise ValueError(f"{path}: holds numbers {rows.shape}, expected three whole numbers a line")
+        raise ValueError(f"{path}: holds numbers {rows.shape}, expected three integers per line")
     first, last = int(rows.min()), int(rows.max())
     if num_vertices is None:
         num_vertices = last + 1 - (first == 1)
     if (first, last) not in ((0, num_vertices - 1), (1, num_vertices)):
         raise ValueError(
-            f"{path}: names vertices {first} to {last}, expected 0 to {num_vertices - 1} or 1 to {num_vertices}, "
-            f"for there are {num_vertices} vertices"
+            f"{path}: names vertices {first} to {last}, expected 0 to {num_vertices - 1} or 1 to {num_vertices} "
+            f"({num_vertices} vertices)"
         )
     return (rows - first).astype(np.int32)
 
 
 def _basis(modes_path: Path, columns: Float[np.ndarray, "vertex freq"], faces_path: Path) -> SpectralBasis:
-    """The basis of these columns, eigenvalues as Rayleigh quotients; refused unless it is that of the faces."""
+    """The basis with these modes; its eigenvalues are Rayleigh quotients. Raises ValueError if the faces do not fit."""
     modes, num_vertices = _finite(columns, str(modes_path)), len(columns)
     faces = read_faces(faces_path, num_vertices)
     return from_modes(modes, faces, (str(modes_path), str(faces_path)))

@@ -1,4 +1,4 @@
-"""Building prepared datasets: examples into array_record files of the TensorFlow Datasets format, part by part."""
+"""Write prepared datasets: array_record files in the format of TensorFlow Datasets, one part after the other."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,26 +23,28 @@ from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.data.dataset import BASIS_FILE, MESH_FILE, METADATA_FILE, SCHEMA, Example
 from spectral_jax.files import atomic
 from spectral_jax.files.locks import LOCK_FILE, locked
+from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.geometry.mesh import Mesh, write_mesh
 
 DATASET = "spectral_meshes"
-MESHES_A_PART = 1024  # at least, in a record file: about as much is lost when a build is killed
-REPLACED = "replaced"  # where the dataset is put that another takes the place of
+MESHES_A_PART = 1024  # in a record file, at least; a build that is killed loses about as many
+REPLACED = "replaced"  # holds the old dataset while the new one takes its place
 
 
 class Skipped(NamedTuple):
-    """An item that gave no examples, or no more of them, and why."""
+    """An item that gives no (more) examples, and the reason."""
 
     reason: str
 
 
 class Source(NamedTuple):
-    """Where the examples of a split come from: items (files, sequences) in a fixed order.
+    """The examples of a split, as items (files or sequences) in a fixed order.
 
     Attributes:
-      names: of the items.
-      read: given the index of an item, what it and all items after it hold, each with the index of its item.
-      version: changes with the items' content; a build that was cut short goes on only from the same version.
+      names: the names of the items.
+      read: given an index, yields the examples of that item and of all later ones, each with the index of its item.
+      version: changes with the content of the items. An interrupted build resumes only if the version is the same; it
+        starts over if the version is "".
     """
 
     names: Sequence[str]
@@ -48,12 +52,46 @@ class Source(NamedTuple):
     version: str = ""
 
 
-def unwatched(split: str, item: int, items: int, meshes: int) -> None:
-    """Takes how far a build is, and says nothing."""
+@dataclass(frozen=True)
+class Build:
+    """A dataset in the making: its final folder, what goes into it, and the hidden folder where it is put together."""
+
+    out: Path
+    basis: SpectralBasis
+    template: Mesh
+    sources: Mapping[str, Source]
+    metadata: dict[str, Any]
+    progress: Progress
+
+    @property
+    def staging(self) -> Path:
+        """The hidden folder, which holds the dataset and the journal."""
+        return self.out.parent / f".{self.out.name}.building"
+
+    @property
+    def data(self) -> Path:
+        """The dataset until it is complete."""
+        return self.staging / "data"
+
+    @property
+    def journal(self) -> Path:
+        """One JSON file for each record file that is complete."""
+        return self.staging / "journal"
+
+    @property
+    def resumable(self) -> bool:
+        """Whether an interrupted build can resume: all sources have a version."""
+        return all(source.version for source in self.sources.values())
+
+    def identity(self) -> str:
+        """Text that is equal for two builds exactly if they make the same dataset."""
+        modes = hashlib.sha256(np.asarray(self.basis.modes).tobytes()).hexdigest()
+        items = {name: [source.version, *source.names] for name, source in self.sources.items()}
+        return json.dumps([self.metadata, modes, items])
 
 
 def file_version(paths: Iterable[Path]) -> str:
-    """A digest of names, sizes and times of files."""
+    """A digest of the files' names, sizes and modification times."""
     digest = hashlib.sha256()
     for path in paths:
         status = path.stat()
@@ -88,21 +126,15 @@ def write(
     splits: Mapping[str, Source | Iterable[Example]],
     source: dict[str, Any],
     overwrite: bool = False,
-    watch: Callable[[str, int, int, int], None] = unwatched,
+    progress: Progress = SILENT,
 ) -> Path:
-    """Write examples as a prepared folder that holds all that training needs; returns `out`.
+    """Write examples as a prepared folder, which holds all that training needs, and return the folder.
 
-    The folder appears under its name only when it is complete. What a build that was cut short had finished stays in a
-    hidden folder beside it, and the same build goes on from there where its sources have versions; a ValueError of
-    theirs leaves nothing, for they have to change. `watch` is told of every mesh. Raises ValueError when `out` exists
-    (unless `overwrite`) or a split is empty.
+    The folder gets its name when it is complete. If the build is interrupted, its finished parts stay in a hidden
+    folder beside it, and the same build resumes there if its sources have versions. After a ValueError from a source
+    nothing stays, because the source has to change. `source` goes into the metadata: how the dataset was made. Raises
+    ValueError if `out` exists (unless `overwrite`) or a split is empty.
     """
-    out = Path(out)
-    staging = out.parent / f".{out.name}.building"
-    if (staging / REPLACED).is_dir() and not out.exists():  # a process was killed between the renames at the end
-        os.replace(staging / REPLACED, out)
-    check_free(out, overwrite)
-    sources = {name: split if isinstance(split, Source) else _of(split) for name, split in splits.items()}
     metadata = {
         "schema": SCHEMA,
         "num_vertices": basis.num_vertices,
@@ -111,114 +143,135 @@ def write(
         "operator": basis.operator,
         "source": source,
     }
-    modes = hashlib.sha256(np.asarray(basis.modes).tobytes()).hexdigest()
-    build = json.dumps([metadata, modes, {name: [split.version, *split.names] for name, split in sources.items()}])
-    with locked(staging, f"{out}: another process is building this dataset"):
-        _build(out, staging, build, basis, template, sources, metadata, watch)
-        shutil.rmtree(staging, ignore_errors=True)
-    return out
+    sources = {name: split if isinstance(split, Source) else _source_of(split) for name, split in splits.items()}
+    build = Build(Path(out), basis, template, sources, metadata, progress)
+    if (build.staging / REPLACED).is_dir() and not build.out.exists():  # killed between the two renames of `_publish`
+        os.replace(build.staging / REPLACED, build.out)
+    check_replaceable(build.out, overwrite)
+    with locked(build.staging, f"{out}: another process is building this dataset"):
+        _begin(build)
+        try:
+            parts = {name: _write_parts(build, name) for name in sources}
+            _publish(build, parts)
+        except BaseException as error:
+            kept = sum(json.loads(path.read_text())["meshes"] for path in build.journal.glob("*.json"))
+            if build.resumable and kept and not isinstance(error, ValueError):
+                error.add_note(f"{kept:,} meshes are kept: the same command resumes from there")
+            else:
+                shutil.rmtree(build.staging, ignore_errors=True)
+            raise
+        shutil.rmtree(build.staging, ignore_errors=True)
+    return build.out
 
 
-def _build(
-    out: Path,
-    staging: Path,
-    build: str,
-    basis: SpectralBasis,
-    template: Mesh,
-    sources: Mapping[str, Source],
-    metadata: dict[str, Any],
-    watch: Callable[[str, int, int, int], None],
-) -> None:
-    """Make a dataset in the hidden folder, going on where the same build stopped, and move it to its name."""
-    data, journal = staging / "data", staging / "journal"
-    resumable = all(split.version for split in sources.values())
-    begun = data.is_dir() and (staging / "build").is_file() and (staging / "build").read_text() == build
-    if not (resumable and begun):
-        for old in (path for path in staging.iterdir() if path.name != LOCK_FILE):
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
-        data.mkdir()
-        journal.mkdir()
-        (staging / "build").write_text(build)
-    try:
-        parts = {name: _write_parts(data, journal, name, split, basis, watch) for name, split in sources.items()}
-        for name in sources:
-            if not sum(part["meshes"] for part in parts[name]):
-                why = f", {_skipped(parts[name])[0]}" if _skipped(parts[name]) else ""
-                raise ValueError(f"{out}: the {name} split would be empty{why}")
-        metadata["counts"] = {name: sum(part["meshes"] for part in parts[name]) for name in sources}
-        metadata["identities"] = {name: _identities(parts[name]) for name in sources}
-        metadata["skipped"] = {name: _skipped(parts[name]) for name in sources}
-        spectral.save(data / BASIS_FILE, basis)
-        write_mesh(data / MESH_FILE, template)
-        (data / METADATA_FILE).write_text(json.dumps(metadata, indent=1))
-        _describe(data, parts, basis.num_modes)
-        if out.exists():
-            os.replace(out, staging / REPLACED)
-        os.replace(data, out)
-    except BaseException as error:
-        kept = sum(json.loads(path.read_text())["meshes"] for path in journal.glob("[!.]*"))
-        if resumable and kept and not isinstance(error, ValueError):
-            error.add_note(f"{kept:,} meshes are kept: the same command goes on from there")
-        else:
-            shutil.rmtree(staging, ignore_errors=True)
-        raise
-
-
-def check_free(out: Path, overwrite: bool) -> None:
-    """Raise ValueError when the folder cannot become a dataset: it exists, or is none that `overwrite` may replace."""
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists already; --overwrite replaces it")
+def check_replaceable(out: Path, overwrite: bool) -> None:
+    """Raise ValueError unless `out` is free or, with `overwrite`, a dataset; other folders are never replaced."""
+    atomic.check_free(out, overwrite)
     if out.exists() and not (out / METADATA_FILE).is_file():
         raise ValueError(f"{out} is not a prepared dataset ({METADATA_FILE} is missing): not overwritten")
 
 
-def _of(examples: Iterable[Example]) -> Source:
+def _source_of(examples: Iterable[Example]) -> Source:
     """Examples as they come, each its own item."""
     names = range(len(examples)) if isinstance(examples, Sequence) else ()
     return Source([str(i) for i in names], lambda start: enumerate(examples))
 
 
-def _write_parts(
-    data: Path, journal: Path, split: str, source: Source, basis: SpectralBasis, watch: Callable
-) -> list[dict[str, Any]]:
-    """Write a split as record files of some MESHES_A_PART, each whole items; the journal says which are complete."""
-    paths = sorted(journal.glob(f"{split}-*.json"))
-    parts = [json.loads(path.read_text()) for path in paths]
-    form, meshes = features(basis.num_modes), sum(part["meshes"] for part in parts)
-    last, writer, part = parts[-1]["stop"] if parts else 0, None, {}
+def _begin(build: Build) -> None:
+    """Empty the hidden folder unless it holds parts of the same build."""
+    stamp, identity = build.staging / "build", build.identity()
+    if build.resumable and build.data.is_dir() and stamp.is_file() and stamp.read_text() == identity:
+        return
+    for old in (path for path in build.staging.iterdir() if path.name != LOCK_FILE):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    build.data.mkdir()
+    build.journal.mkdir()
+    stamp.write_text(identity)
 
-    def close(writer: ArrayRecordWriter, stop: int) -> None:
-        writer.close()
-        name = f"{split}-{len(parts):05d}.json"
-        atomic.write_json(journal / name, {**part, "stop": stop})
-        parts.append(part)
 
-    for item, found in source.read(last) if last < len(source.names) or not parts else ():
-        if writer and part["meshes"] >= MESHES_A_PART and item != last:
-            close(writer, item)
-            writer = None
-        if writer is None:
-            writer = ArrayRecordWriter(str(data / _record_file(split, len(parts))), "group_size:1,uncompressed")
-            part = {"meshes": 0, "bytes": 0, "identities": {}, "skipped": []}
+def _write_parts(build: Build, split: str) -> list[dict[str, Any]]:
+    """Write a split as record files of at least MESHES_A_PART meshes, each of whole items.
+
+    Returns the journal's entry of each file. What the journal lists already is not written again.
+    """
+    source, form = build.sources[split], features(build.basis.num_modes)
+    entries = [json.loads(path.read_text()) for path in sorted(build.journal.glob(f"{split}-*.json"))]
+    last, total = entries[-1]["stop"] if entries else 0, len(source.names)
+    if entries and last >= total:
+        return entries
+    kept = meshes = sum(entry["meshes"] for entry in entries)
+    part, started = None, time.monotonic()
+    for item, found in source.read(last):
+        if part and part.entry["meshes"] >= MESHES_A_PART and item != last:
+            entries.append(part.close(item))
+            part = None
+        part = part or Part(build, split, len(entries))
         last = item
         if isinstance(found, Skipped):
-            part["skipped"].append(found.reason)
+            part.entry["skipped"].append(found.reason)
         else:
-            empty = np.zeros((0, 3), np.float32)
-            record = found._asdict() | {"vertices": empty if found.vertices is None else found.vertices}
-            serialised = _in_order(form.serialize_example(record))
-            writer.write(serialised)
-            part["meshes"], part["bytes"] = part["meshes"] + 1, part["bytes"] + len(serialised)
-            part["identities"][found.identity] = part["identities"].get(found.identity, 0) + 1
+            part.add(found, form)
             meshes += 1
-        watch(split, item, len(source.names), meshes)
-    if writer:
-        close(writer, len(source.names))
-    return parts
+        rate = (meshes - kept) / max(time.monotonic() - started, 1e-3)
+        build.progress.update(f"building {split}", item, total or None, f"{meshes:,} meshes, {rate:,.0f} meshes/s")
+    if part:
+        entries.append(part.close(total))
+    return entries
+
+
+class Part:
+    """A record file that is being written, and its entry in the journal."""
+
+    def __init__(self, build: Build, split: str, number: int):
+        self._writer = ArrayRecordWriter(str(build.data / _record_file(split, number)), "group_size:1,uncompressed")
+        self._journal = build.journal / f"{split}-{number:05d}.json"
+        self.entry: dict[str, Any] = {"meshes": 0, "bytes": 0, "identities": {}, "skipped": []}
+
+    def add(self, example: Example, form: tfds.features.FeaturesDict) -> None:
+        """Append an example."""
+        vertices = np.zeros((0, 3), np.float32) if example.vertices is None else example.vertices
+        serialised = _in_order(form.serialize_example(example._asdict() | {"vertices": vertices}))
+        self._writer.write(serialised)
+        self.entry["meshes"] += 1
+        self.entry["bytes"] += len(serialised)
+        identities = self.entry["identities"]
+        identities[example.identity] = identities.get(example.identity, 0) + 1
+
+    def close(self, stop: int) -> dict[str, Any]:
+        """Finish the file and enter it into the journal; `stop` is the first item that comes after it."""
+        self._writer.close()
+        atomic.write_json(self._journal, {**self.entry, "stop": stop})
+        return self.entry
+
+
+def _publish(build: Build, parts: dict[str, list[dict[str, Any]]]) -> None:
+    """Complete the dataset with its basis, template and metadata, and move it to its final folder."""
+    counts = {name: sum(part["meshes"] for part in entries) for name, entries in parts.items()}
+    skipped = {name: [reason for part in entries for reason in part["skipped"]] for name, entries in parts.items()}
+    for name, count in counts.items():
+        if not count:
+            reason = f", {skipped[name][0]}" if skipped[name] else ""
+            raise ValueError(f"{build.out}: the {name} split would be empty{reason}")
+    identities = {name: _sum_counts(part["identities"] for part in entries) for name, entries in parts.items()}
+    metadata = {**build.metadata, "counts": counts, "identities": identities, "skipped": skipped}
+    spectral.save(build.data / BASIS_FILE, build.basis)
+    write_mesh(build.data / MESH_FILE, build.template)
+    atomic.write_text(build.data / METADATA_FILE, json.dumps(metadata, indent=1))
+    _describe(build, parts)
+    if build.out.exists():
+        os.replace(build.out, build.staging / REPLACED)
+    os.replace(build.data, build.out)
+
+
+def _sum_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    return dict(total)
 
 
 def _in_order(serialised: bytes) -> bytes:
-    """The same tf.Example with its fields in one order: TFDS leaves them in another in each process."""
+    """The same tf.Example with its fields sorted: TFDS writes them in an order that differs between processes."""
     proto: Any = tf_example_pb2
     return proto.Example.FromString(serialised).SerializeToString(deterministic=True)
 
@@ -227,25 +280,14 @@ def _record_file(split: str, part: int) -> str:
     return f"{DATASET}-{split}.array_record-{part:05d}"
 
 
-def _skipped(parts: list[dict[str, Any]]) -> list[str]:
-    return [reason for part in parts for reason in part["skipped"]]
-
-
-def _identities(parts: list[dict[str, Any]]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for part in parts:
-        counts.update(part["identities"])
-    return dict(counts)
-
-
-def _describe(data: Path, parts: dict[str, list[dict[str, Any]]], num_modes: int) -> None:
-    """Write what TFDS needs to know of the record files."""
+def _describe(build: Build, parts: dict[str, list[dict[str, Any]]]) -> None:
+    """Write the files in which TFDS describes the record files."""
     template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"
     infos = []
     for split, written in parts.items():
-        if written[-1]["meshes"] == 0:  # nothing but items that were skipped
-            (data / _record_file(split, len(written) - 1)).unlink()
-        name = {"data_dir": data, "dataset_name": DATASET, "split": split, "filetype_suffix": "array_record"}
+        if written[-1]["meshes"] == 0:  # all items of the last part were skipped
+            (build.data / _record_file(split, len(written) - 1)).unlink()
+        name = {"data_dir": build.data, "dataset_name": DATASET, "split": split, "filetype_suffix": "array_record"}
         infos.append(
             tfds.core.SplitInfo(
                 name=split,
@@ -255,8 +297,8 @@ def _describe(data: Path, parts: dict[str, list[dict[str, Any]]], num_modes: int
             )
         )
     tfds.folder_dataset.write_metadata(
-        data_dir=data,
-        features=features(num_modes),
+        data_dir=build.data,
+        features=features(build.basis.num_modes),
         split_infos=infos,
         filename_template=template,
         check_data=False,

@@ -32,3 +32,9 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as JSON with an indent of one space, atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise ValueError if the path exists, unless it may be overwritten."""
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists already; --overwrite replaces it")

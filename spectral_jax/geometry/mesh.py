@@ -7,7 +7,7 @@ import itertools
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,6 +18,7 @@ from spectral_jax.files import safe_files
 if TYPE_CHECKING:
     import scipy.sparse
 
+Operator = Literal["graph", "cotangent"]  # the Laplacian of a mesh
 SUFFIXES = (".obj", ".ply", ".off", ".stl")
 MOST_BYTES = 32 << 20  # of a file: 450,000 vertices as text, in which trimesh takes 75 times as much memory
 LINE = 1 << 16  # characters of an .obj file's line

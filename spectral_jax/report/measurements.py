@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from spectral_jax.basis import spectral, spectrum
-from spectral_jax.data.dataset import Split, untracked
+from spectral_jax.data.dataset import Split
 from spectral_jax.geometry.metrics import map_batches, vertex_errors_mm
 from spectral_jax.network.codec import Codec
 from spectral_jax.paths import interpolate
@@ -63,7 +63,7 @@ def measure(
     train: Split,
     test: Split,
     regions: Int[np.ndarray, "vertex"] | None = None,
-    track: Callable[[Iterable, str], Iterable] = untracked,
+    track: Callable[[Iterable, str], Iterable] = lambda items, task: items,
 ) -> ReportData:
     """Measure a run on a split that has vertices; `regions` are numbered from 0, `track` wraps the slow loop.
 

@@ -46,7 +46,7 @@ def random_meshes(basis, count):
 @pytest.fixture(scope="module")
 def data():
     """Bodies, whose graph has no repeated eigenvalue, with coefficients."""
-    return pytorch_layouts.open_upstream(TINY / "root")
+    return pytorch_layouts.open_pytorch_layout(TINY / "root")
 
 
 def test_signs_are_restored_bit_for_bit(data):

@@ -13,7 +13,7 @@ from torch_archives import edit_tar, members, pth, write_tar
 
 from spectral_jax.basis import spectral
 from spectral_jax.data import dataset, writer
-from spectral_jax.data.pytorch_layouts import is_upstream, open_upstream
+from spectral_jax.data.pytorch_layouts import open_pytorch_layout, pytorch_layout
 from spectral_jax.files import torch_file
 from spectral_jax.geometry import mesh
 from spectral_jax.geometry.mesh import Mesh
@@ -42,7 +42,7 @@ def assert_same(examples, others):
 
 @pytest.fixture(scope="module")
 def tiny():
-    return open_upstream(ROOT / "DEMO")
+    return open_pytorch_layout(ROOT / "DEMO")
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_eigenvalues_are_those_of_the_faces(tiny):
 
 
 def test_the_2026_layout_gives_the_same(tiny, root_2026):
-    data = open_upstream(root_2026 / "Datasets" / "DEMO")
+    data = open_pytorch_layout(root_2026 / "Datasets" / "DEMO")
     assert data.metadata["source"]["recipe"] == "upstream-2026"
     for key in ("num_vertices", "num_modes", "connectivity", "counts", "identities"):
         assert data.metadata[key] == tiny.metadata[key]
@@ -95,13 +95,13 @@ def test_the_2026_layout_gives_the_same(tiny, root_2026):
 
 @pytest.mark.parametrize("layout", ["2022", "2026"])
 def test_random_access_is_iteration(layout, request):
-    data = open_upstream(request.getfixturevalue(f"root_{layout}"))
+    data = open_pytorch_layout(request.getfixturevalue(f"root_{layout}"))
     for split in data.splits.values():
         order = np.random.default_rng(0).permutation(len(split))
         in_order = list(split)
         assert_same([split[i] for i in order], [in_order[i] for i in order])
         for index in (-1, len(split)):
-            with pytest.raises(IndexError, match=f"has {len(split)} meshes, not one of index {index}"):
+            with pytest.raises(IndexError, match=f"no mesh {index}, .* {len(split)}"):
                 split[index]
 
 
@@ -111,34 +111,34 @@ def test_faces_count_from_0_or_from_1(layout, request, tiny):
     path = root / {"2022": "mesh.triv", "2026": "smpl_faces.txt"}[layout]
     for first in (0, 1):
         np.savetxt(path, tiny.basis.faces + first)  # as floats, NumPy's default
-        np.testing.assert_array_equal(open_upstream(root).basis.faces, tiny.basis.faces)
+        np.testing.assert_array_equal(open_pytorch_layout(root).basis.faces, tiny.basis.faces)
     np.savetxt(path, tiny.basis.faces + 2, fmt="%d")
     with pytest.raises(ValueError, match="names vertices 2 to 1230, expected 0 to 1228 or 1 to 1229"):
-        open_upstream(root)
+        open_pytorch_layout(root)
 
 
 def test_a_root_is_a_dataset_where_it_has_one(root_2022, root_2026, tmp_path):
     for root, folder in ((root_2022, root_2022 / "DEMO"), (root_2026, root_2026 / "Datasets" / "DEMO")):
-        assert is_upstream(root) == is_upstream(folder) == f"upstream-{root.name[-4:]}"
-        assert open_upstream(root).path == open_upstream(folder).path == folder
+        assert pytorch_layout(root) == pytorch_layout(folder) == f"upstream-{root.name[-4:]}"
+        assert open_pytorch_layout(root).path == open_pytorch_layout(folder).path == folder
         shutil.copytree(folder, folder.with_name("OTHER"))
-        with pytest.raises(ValueError, match=r"one dataset expected, there are 2 \(.*DEMO, .*OTHER\)"):
-            open_upstream(root)
+        with pytest.raises(ValueError, match=r"2 datasets, expected 1 \(.*DEMO, .*OTHER\)"):
+            open_pytorch_layout(root)
     for nothing in (tmp_path / "nowhere", tmp_path, ROOT / "mesh.triv"):
-        assert is_upstream(nothing) is None
-    with pytest.raises(ValueError, match="one dataset expected, there are 0"):
-        open_upstream(tmp_path / "nowhere")
+        assert pytorch_layout(nothing) is None
+    with pytest.raises(ValueError, match="0 datasets, expected 1"):
+        open_pytorch_layout(tmp_path / "nowhere")
 
 
 def test_modes_are_those_that_basis_and_coefficients_both_have(tiny, root_2022, root_2026):
     edit_npy(root_2022 / "mesh.evecs_6890", lambda modes: np.asfortranarray(modes[:, :64], np.float64))
-    data = open_upstream(root_2022)
+    data = open_pytorch_layout(root_2022)
     assert data.basis.num_modes == data.metadata["num_modes"] == 64
     np.testing.assert_array_equal(data.basis.modes, tiny.basis.modes[:, :64])
     np.testing.assert_array_equal(arrays(data.splits["test"]), arrays(tiny.splits["test"])[:, :64])
     for name in ("train", "vald"):
         edit_npy(root_2026 / "Datasets" / "DEMO" / f"{name}_coeffs.npy", lambda c: c[:, :50])
-    data = open_upstream(root_2026)
+    data = open_pytorch_layout(root_2026)
     assert data.basis.num_modes == len(data.splits["train"][0].coefficients) == 50
 
 
@@ -156,7 +156,7 @@ def test_any_flavour_of_tar(kind, folder, tiny, root_2022):
     tar = root_2022 / "DEMO" / "train.tar"
     contents = {f"{folder}{name}": content for name, content in reversed(members(tar).items())}
     write_tar(tar, {"._000000.coeffs.pth": b"", "README.md": b"", **contents}, kind)
-    assert_same(open_upstream(root_2022).splits["train"], list(tiny.splits["train"])[::-1])
+    assert_same(open_pytorch_layout(root_2022).splits["train"], list(tiny.splits["train"])[::-1])
 
 
 def test_labels_that_are_missing_or_of_another_type(root_2022):
@@ -168,7 +168,7 @@ def test_labels_that_are_missing_or_of_another_type(root_2022):
             "000002.infos.json": b'{"frame_idx": 1e999}',
         },
     )
-    train = open_upstream(root_2022).splits["train"]
+    train = open_pytorch_layout(root_2022).splits["train"]
     assert train[0][2:] == train[2][2:] == ("", "", "", -1, "")
     assert train[1][2:] == ("50002", "", "", 7, "")
 
@@ -198,7 +198,7 @@ def test_threads_read_one_file(tiny):
 
 
 def test_files_are_closed():
-    data = open_upstream(ROOT)
+    data = open_pytorch_layout(ROOT)
     with contextlib.closing(data.splits["train"]) as train:
         train[0]
     with pytest.raises(ValueError, match="closed file"):
@@ -269,9 +269,9 @@ ERRORS = {
         (member("000003.coeffs.pth", pth(np.zeros((), np.float32))), r"'000003.coeffs.pth' has shape \(\)"),
         (
             member("000003.coeffs.pth", pth(ZEROS.astype(int))),
-            "'000003.coeffs.pth' holds int64, a float tensor expected",
+            "'000003.coeffs.pth' holds int64, expected a float",
         ),
-        (member("000003.coeffs.pth", pth({"a": ZEROS})), "'000003.coeffs.pth' holds dict, a float tensor expected"),
+        (member("000003.coeffs.pth", pth({"a": ZEROS})), "'000003.coeffs.pth' holds dict, expected a float"),
         (member("000003.coeffs.pth", pth(ZEROS + np.nan)), "member '000003.coeffs.pth' has values that are not finite"),
         (member("000003.coeffs.pth", b"PK\3\4"), "train.tar: member '000003.coeffs.pth' is a truncated zip archive"),
         (member("000003.coeffs.pth", None), "train.tar: no member '000003.coeffs.pth'"),
@@ -285,21 +285,21 @@ ERRORS = {
         (member("000003.infos.json", b"{"), "train.tar: member '000003.infos.json': not readable as JSON"),
         (member("000003.infos.json", b"[" * 100_000), "'000003.infos.json': not readable as JSON"),
         (member("000003.infos.json", b"[]"), "'000003.infos.json': holds a list, expected a dict"),
-        (member("000003.infos.json", b" " * 2**21), "infos.json' has 2,097,152 bytes, at most 1,048,576 are read"),
+        (member("000003.infos.json", b" " * 2**21), "infos.json' has 2,097,152 bytes, .* 1,048,576"),
         # the tar
-        (huge_member, "'000000.coeffs.pth' has 268,435,457 bytes, at most 268,435,456 are read"),
+        (huge_member, "'000000.coeffs.pth' has 268,435,457 bytes, .* 268,435,456"),
         (cut("DEMO/train.tar", 3000), "train.tar: truncated, member '000000.coeffs.pth' ends at byte 4,649 of 3,000"),
-        (cut("DEMO/train.tar", 1024), "train.tar: truncated, there is no end mark at byte 1,024"),
-        (cut("DEMO/train.tar", 0), "train.tar: truncated, there is no end mark at byte 0"),
-        (text("DEMO/test.tar", "x" * 600), "test.tar: not an uncompressed tar, or a damaged one"),
+        (cut("DEMO/train.tar", 1024), "train.tar: truncated, no end mark at byte 1,024"),
+        (cut("DEMO/train.tar", 0), "train.tar: truncated, no end mark at byte 0"),
+        (text("DEMO/test.tar", "x" * 600), "test.tar: not an uncompressed tar, or damaged"),
         (lambda root: write_tar(root / "DEMO/test.tar", {}), "test.tar: no members <key>.coeffs.pth"),
         (without("DEMO/test.tar"), "test.tar: no such file"),
-        (without("DEMO/train.tar"), r"there are 0 \(no folder with train.tar or train_coeffs.npy\)"),
+        (without("DEMO/train.tar"), r"0 datasets, .*\(no folder with train.tar or train_coeffs.npy\)"),
         (text("DEMO/infos.json", '{"nb_evals": 9}'), "infos.json: nb_evals is 9, .*test.tar has 8 meshes"),
         (text("DEMO/infos.json", "3"), "infos.json: holds a int, expected a dict"),
         # the basis and the faces
-        (without("mesh.evecs_6890"), r"root2022: one file mesh.evecs_\* expected, there are 0"),
-        (text("mesh.evecs_1", ""), r"one file .* expected, there are 2 \(mesh.evecs_1, mesh.evecs_6890\)"),
+        (without("mesh.evecs_6890"), r"root2022: 0 files mesh.evecs_\*"),
+        (text("mesh.evecs_1", ""), r"2 files .* \(found: mesh.evecs_1, mesh.evecs_6890\)"),
         (
             npy("mesh.evecs_6890", lambda m: m.astype(int)),
             r"holds int64 \(1229, 128\), expected float32 or float64 \(any",
@@ -307,12 +307,12 @@ ERRORS = {
         (npy("mesh.evecs_6890", lambda m: with_value(m, np.nan)), "mesh.evecs_6890 has values that are not finite"),
         (npy("mesh.evecs_6890", lambda m: 1.01 * m), f"{NO_BASIS} .orthonormality is off by 0.02"),
         (npy("mesh.evecs_6890", lambda m: m[::-1]), NO_BASIS),
-        (text("mesh.triv", "1 2\n3 4\n"), r"mesh.triv: holds numbers \(2, 2\), expected three whole numbers a line"),
+        (text("mesh.triv", "1 2\n3 4\n"), r"mesh.triv: holds numbers \(2, 2\), expected three integers"),
         (text("mesh.triv", "1 2 3.5\n"), "mesh.triv: holds numbers"),
         (text("mesh.triv", "1 2 nan\n"), "mesh.triv: holds numbers"),
         (text("mesh.triv", ""), r"mesh.triv: holds numbers \(0, 1\)"),
-        (text("mesh.triv", "1 2 3\n4\n"), "mesh.triv: not three numbers a line"),
-        (text("mesh.triv", "f 1 2\n"), "mesh.triv: not three numbers a line"),
+        (text("mesh.triv", "1 2 3\n4\n"), "mesh.triv: expected three numbers"),
+        (text("mesh.triv", "f 1 2\n"), "mesh.triv: expected three numbers"),
         (text("mesh.triv", "1 2 3\n9 9 1229\n"), "mesh.triv: face 1 names vertex 8 twice"),
     ],
     "2026": [
@@ -336,11 +336,11 @@ ERRORS = {
         (without("Datasets/DEMO/vald_infos.json"), "vald_infos.json: no such file"),
         (text("Datasets/DEMO/vald_infos.json", "{}"), "vald_infos.json: holds a dict, expected a list"),
         (text("Datasets/DEMO/vald_infos.json", "[{}, {"), "not readable as JSON"),
-        (text("Datasets/DEMO/vald_infos.json", "[{}, 3, {}, {}, {}, {}, {}, {}]"), "infos.json: entry 1: holds a int"),
+        (text("Datasets/DEMO/vald_infos.json", "[{}, 3, {}, {}, {}, {}, {}, {}]"), "infos.json: entry 1.*int"),
         (huge("Datasets/DEMO/train_infos.json", 2**27), "infos.json: 134,217,728 bytes, .*67,108,864"),
         (text("Datasets/DEMO/infos.json", '{"nb_train": 33}'), "nb_train is 33, .*train_coeffs.npy has 32 meshes"),
-        (without("evecs_GL_1229.npy"), r"root2026: one file evecs_GL_\*.npy expected, there are 0"),
-        (without("smpl_faces.txt"), r"root2026: one file smpl_faces.txt expected, there are 0"),
+        (without("evecs_GL_1229.npy"), r"root2026: 0 files evecs_GL_\*.npy"),
+        (without("smpl_faces.txt"), r"root2026: 0 files smpl_faces.txt"),
     ],
 }
 
@@ -353,4 +353,4 @@ def test_errors_name_the_file_and_the_values(layout, damage, message, request):
     root = request.getfixturevalue(f"root_{layout}")
     damage(root)
     with pytest.raises(ValueError, match=message):
-        [list(split) for split in open_upstream(root).splits.values()]
+        [list(split) for split in open_pytorch_layout(root).splits.values()]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 import pytest
-from helpers import bumpy_spheres
+from helpers import Interrupting, bumpy_spheres, meshes_written
 from rounding import product_rounding, rounding
 from scipy.spatial.transform import Rotation
 
@@ -24,9 +24,11 @@ from spectral_jax.basis import spectral
 from spectral_jax.bodies.motion import KINDS, MotionSequence, read_sequence, synthesise, write_sequence
 from spectral_jax.bodies.smplh import demo_body_path, load_body
 from spectral_jax.cli import main
-from spectral_jax.data import dataset, recipes, writer
+from spectral_jax.data import dataset, posed_bodies, projection, registered_meshes, writer
 from spectral_jax.data.dataset import Example
+from spectral_jax.data.recipes import MeshRecipe, PublishedRecipe
 from spectral_jax.data.writer import Skipped, Source
+from spectral_jax.files.progress import SILENT, Silent
 from spectral_jax.geometry import sequences
 from spectral_jax.geometry.mesh import Mesh, read_mesh, write_mesh
 from spectral_jax.runs import run
@@ -56,8 +58,8 @@ class Planned(NamedTuple):
 def few_programs():
     """Batches of one small size, and each body loaded, and so compiled for, once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "BATCH", BATCH)
-        patch.setattr(recipes, "load_body", functools.cache(load_body))
+        patch.setattr(projection, "BATCH", BATCH)
+        patch.setattr(posed_bodies, "load_body", functools.cache(load_body))
         yield
 
 
@@ -221,12 +223,17 @@ def test_turning_the_root_changes_nothing_and_the_last_beta_does(built):
     assert np.abs(twin["d"] - twin["a"]).max() > 1e-3  # 72 numbers: hands are flat
 
 
+def build_amass(amass, bodies, out, progress=SILENT, **options):
+    recipe = PublishedRecipe(amass=amass, body_dir=bodies, out=out, modes=MODES, allow_missing=True, **options)
+    return posed_bodies.published("amass", recipe, progress)
+
+
 def test_a_long_sequence_gives_every_hundredth_frame_of_its_middle(bodies, tmp_path):
     still = MotionSequence(np.zeros((1000, 156), np.float32), np.zeros(16, np.float32), "male", 60.0)
     short = still._replace(poses=still.poses[:10])
     planned = [Planned("CMU", "01", "long.npz", still), Planned("SFU", "01", "short.npz", short)]
     write_amass(tmp_path / "AMASS", planned, {"CMU": "CMU", "SFU": "SFU"})
-    out = recipes.published("amass", tmp_path / "AMASS", bodies, tmp_path / "out", MODES, allow_missing=True)
+    out = build_amass(tmp_path / "AMASS", bodies, tmp_path / "out")
     splits = dataset.open_data(out).splits
     assert [example.frame for example in splits["train"]] == [100, 200, 300, 400, 500, 600, 700, 800]
     assert [example.frame for example in splits["test"]] == [1]
@@ -291,10 +298,18 @@ def test_dfaust_takes_every_frame_and_splits_by_identity(bodies, tmp_path, capsy
 
 KILLED = """
 import sys, time
-from spectral_jax.data import recipes, writer
-writer.MESHES_A_PART, recipes.BATCH = 3, 16
-watch = lambda split, item, items, meshes: time.sleep(600 if meshes == 15 else 0)
-recipes.published("amass", *sys.argv[1:4], 24, allow_missing=True, watch=watch)
+from pathlib import Path
+from spectral_jax.data import posed_bodies, projection, recipes, writer
+from spectral_jax.files.progress import Silent
+writer.MESHES_A_PART, projection.BATCH = 3, 16
+
+class Hanging(Silent):
+    def update(self, task, done, total=None, note=""):
+        time.sleep(600 if note.startswith("15 meshes") else 0)
+
+amass, bodies, out = map(Path, sys.argv[1:4])
+recipe = recipes.PublishedRecipe(amass=amass, body_dir=bodies, out=out, modes=24, allow_missing=True)
+posed_bodies.published("amass", recipe, Hanging())
 """
 
 
@@ -341,14 +356,14 @@ def test_a_killed_build_goes_on_from_its_finished_parts(small_amass, bodies, tmp
     assert {path.name for path in tmp_path.iterdir()} == {".out.building"}
 
     was_read = []
-    monkeypatch.setattr(recipes, "read_sequence", lambda path: was_read.append(path) or read_sequence(path))
-    recipes.published("amass", *arguments, MODES, allow_missing=True)
+    monkeypatch.setattr(posed_bodies, "read_sequence", lambda path: was_read.append(path) or read_sequence(path))
+    build_amass(*arguments)
     paths = [path for path in sorted(small_amass.rglob("*.npz")) if path.name != "shape.npz"]
     assert was_read == paths[1 + 3 * 2 :]  # a part is two sequences of two meshes, the first one the damaged file too
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
     was_read.clear()
-    recipes.published("amass", small_amass, bodies, tmp_path / "whole", MODES, allow_missing=True)
+    build_amass(small_amass, bodies, tmp_path / "whole")
     assert was_read == paths
     assert contents(tmp_path / "whole") == contents(tmp_path / "out")
     data = dataset.open_data(tmp_path / "out")
@@ -356,37 +371,26 @@ def test_a_killed_build_goes_on_from_its_finished_parts(small_amass, bodies, tmp
     assert ["1_damaged.npz" in line for line in data.metadata["skipped"]["train"]] == [True]
 
 
-class Interrupted:
-    """Takes the place of `watch` and presses Ctrl-C at a mesh of the train split."""
-
-    def __init__(self, at, error=KeyboardInterrupt):
-        self.at, self.error = at, error
-
-    def __call__(self, split, item, items, meshes):
-        if meshes == self.at:
-            raise self.error
-
-
 def test_strict_goes_not_on_from_parts_that_skipped_a_file(small_amass, bodies, tmp_path, small_parts):
-    arguments = "amass", small_amass, bodies, tmp_path / "out", MODES
+    arguments = small_amass, bodies, tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        recipes.published(*arguments, allow_missing=True, watch=Interrupted(20))
+        build_amass(*arguments, Interrupting(20))
     assert len(journaled(tmp_path / "out")) > 1
     with pytest.raises(ValueError, match=r"1_damaged\.npz"):
-        recipes.published(*arguments, allow_missing=True, strict=True)
+        build_amass(*arguments, strict=True)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("changed", ["a sequence", "a body"])
 def test_a_build_of_changed_files_starts_from_nothing(small_amass, bodies, tmp_path, small_parts, monkeypatch, changed):
-    arguments = "amass", small_amass, bodies, tmp_path / "out", MODES
+    arguments = small_amass, bodies, tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        recipes.published(*arguments, allow_missing=True, watch=Interrupted(20))
+        build_amass(*arguments, Interrupting(20))
     paths = [path for path in sorted(small_amass.rglob("*.npz")) if path.name != "shape.npz"]
     os.utime(paths[-3] if changed == "a sequence" else bodies / "SMPLH_MALE.npz", (0, 0))
     was_read = []
-    monkeypatch.setattr(recipes, "read_sequence", lambda path: was_read.append(path) or read_sequence(path))
-    recipes.published(*arguments, allow_missing=True)
+    monkeypatch.setattr(posed_bodies, "read_sequence", lambda path: was_read.append(path) or read_sequence(path))
+    build_amass(*arguments)
     assert was_read == paths
 
 
@@ -424,7 +428,7 @@ def test_ctrl_c_keeps_finished_parts_and_says_so(sphere, kept, tmp_path, small_p
     stopped, going_on, whole = Spied(kept, 9), Spied(kept), Spied(kept)
     with pytest.raises(KeyboardInterrupt) as interrupt:
         writer.write(tmp_path / "out", kept, sphere, {"train": stopped()}, {})
-    assert interrupt.value.__notes__ == ["8 meshes are kept: the same command goes on from there"]
+    assert interrupt.value.__notes__ == ["8 meshes are kept: the same command resumes from there"]
     assert not (tmp_path / "out").exists()
     writer.write(tmp_path / "out", kept, sphere, {"train": going_on()}, {})
     assert (stopped.starts, going_on.starts) == ([0], [4])
@@ -523,6 +527,10 @@ def people(sphere, tmp_path_factory):
     return folder
 
 
+def build_meshes(folder, out, progress=SILENT, **options):
+    return registered_meshes.build(MeshRecipe(folder=folder, out=out, **options), progress)
+
+
 def test_a_folder_of_meshes_is_split_by_identity_and_centred(people, sphere, tmp_path, capsys):
     assert main(["dataset", "meshes", str(people), "--out", str(tmp_path / "out")]) == 0
     assert "source: recipe meshes" in capsys.readouterr().out
@@ -549,7 +557,7 @@ TURNS = {"x": [[0, -1, 0], [1, 0, 0], [0, 0, 1]], "y": np.eye(3), "z": [[1, 0, 0
 
 @pytest.mark.parametrize(("center", "scale", "up"), [("none", 0.001, "z"), ("box", 2.0, "x"), ("centroid", 1.0, "y")])
 def test_center_scale_and_up_are_applied_and_recorded(people, tmp_path, center, scale, up):
-    out = recipes.meshes(people, tmp_path / "out", center=center, scale=scale, up=up, num_modes=12)
+    out = build_meshes(people, tmp_path / "out", center=center, scale=scale, up=up, modes=12)
     data = dataset.open_data(out)
     assert {name: data.metadata["source"][name] for name in ("center", "scale", "up")} == {
         "center": center, "scale": scale, "up": up
@@ -579,7 +587,7 @@ def test_identities_are_chosen_by_name_pattern_or_share(people, tmp_path, option
 
 def test_a_split_by_mesh_is_the_seeds(people, tmp_path):
     def files(name, seed):
-        out = recipes.meshes(people, tmp_path / name, by="mesh", seed=seed, fraction=0.25, num_modes=12)
+        out = build_meshes(people, tmp_path / name, split_by="mesh", seed=seed, fraction=0.25, modes=12)
         return {split: {e.file for e in found} for split, found in dataset.open_data(out).splits.items()}
 
     first = files("a", 1)
@@ -597,7 +605,7 @@ def test_hdf5_sequences_of_dfaust_are_read_frame_by_frame(sphere, tmp_path):
         file["faces"] = sphere.faces.astype(np.uint32)
         for name in ("50002_jumping", "50002_running", "50004_jumping"):
             file[name] = np.moveaxis(frames, 0, 2)
-    out = recipes.meshes(tmp_path / "DFAUST", tmp_path / "out", center="none", num_modes=12)
+    out = build_meshes(tmp_path / "DFAUST", tmp_path / "out", center="none", modes=12)
     data = dataset.open_data(out)
     wanted = [("50004", "registrations_m.hdf5/50004_jumping", frame) for frame in range(9)]
     assert [(e.identity, e.file, e.frame) for e in data.splits["test"]] == wanted
@@ -611,7 +619,7 @@ def test_coma_folders_are_identities_and_expressions(sphere, tmp_path):
             path = tmp_path / "CoMA" / identity / "bareteeth" / f"bareteeth.{i:06d}.ply"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_mesh(path, Mesh(vertices, sphere.faces))
-    data = dataset.open_data(recipes.meshes(tmp_path / "CoMA", tmp_path / "out", num_modes=12))
+    data = dataset.open_data(build_meshes(tmp_path / "CoMA", tmp_path / "out", modes=12))
     found = [(e.identity, e.dataset, e.file) for e in data.splits["test"]]
     assert found == [("FaceTalk_2", "CoMA", f"FaceTalk_2/bareteeth/bareteeth.00000{i}.ply") for i in range(2)]
 
@@ -625,8 +633,8 @@ def test_arrays_take_their_faces_from_the_template(sphere, tmp_path, capsys):
     command = ["dataset", "meshes", str(tmp_path / "arrays"), "--out", str(tmp_path / "out"), "--center", "none"]
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert "none of the 2 meshes has faces, from " in error
-    assert "give a mesh file that has them with --template" in error
+    assert "walk.npy: no faces" in error
+    assert "--template" in error
     assert main([*command, "--template", str(tmp_path / "template.obj"), "--modes", "12"]) == 0
     data = dataset.open_data(tmp_path / "out")
     np.testing.assert_array_equal([e.vertices for e in data.splits["test"]], frames[3:])
@@ -648,12 +656,12 @@ def test_the_first_mesh_that_does_not_fit_is_named_and_nothing_is_left(people, s
 def test_a_basis_from_a_file_is_used_and_must_be_of_the_meshes(people, sphere, kept, tmp_path, capsys):
     command = ["dataset", "meshes", str(people), "--out", str(tmp_path / "out"), "--basis", str(tmp_path / "basis.npz")]
     other = spectral.compute(sphere.faces[:-2], 162, 8)
-    for basis, message in ((other, "is for 162 vertices and connectivity"), (kept, "9 modes asked for")):
+    for basis, message in ((other, other.fingerprint[:12]), (kept, "9 modes")):
         spectral.save(tmp_path / "basis.npz", basis)
         assert main([*command, "--modes", "9"]) == 2
         assert message in capsys.readouterr().err
     assert main([*command, "--operator", "cotangent"]) == 2
-    assert "is of the graph operator, not the cotangent" in capsys.readouterr().err
+    assert "basis.npz: a basis of the graph operator" in capsys.readouterr().err
     turned = spectral.SpectralBasis(-kept.modes, kept.eigenvalues, kept.faces)
     spectral.save(tmp_path / "basis.npz", turned)
     assert main(command) == 0
@@ -663,7 +671,7 @@ def test_a_basis_from_a_file_is_used_and_must_be_of_the_meshes(people, sphere, k
 @pytest.mark.parametrize("operator", ["graph", pytest.param("cotangent", marks=pytest.mark.slow)])
 def test_a_network_trains_on_a_folder_of_meshes(people, tmp_path, capsys, operator):
     out, folder = tmp_path / "out", tmp_path / "run"
-    recipes.meshes(people, out, operator=operator, num_modes=32)
+    build_meshes(people, out, operator=operator, modes=32)
     data = dataset.open_data(out)
     assert data.basis.operator == data.metadata["operator"] == operator
     template = read_mesh(out / "mesh.ply")
@@ -698,14 +706,14 @@ def test_ctrl_c_of_a_command_says_what_is_kept(people, tmp_path, capsys, small_p
 
         return reading
 
-    monkeypatch.setattr(recipes, "BATCH", 2)
-    monkeypatch.setattr(recipes, "AHEAD", 1)
+    monkeypatch.setattr(projection, "BATCH", 2)
+    monkeypatch.setattr(projection, "AHEAD", 1)
     monkeypatch.setattr(sequences, "read", interrupted(KeyboardInterrupt))
     assert main(command) == 130
-    assert capsys.readouterr().err == "interrupted; 33 meshes are kept: the same command goes on from there\n"
+    assert capsys.readouterr().err == "interrupted; 33 meshes are kept: the same command resumes from there\n"
     monkeypatch.setattr(sequences, "read", interrupted(OSError("no space left on device")))
     assert main(command) == 2
-    error = "error: no space left on device; 33 meshes are kept: the same command goes on from there\n"
+    error = "error: no space left on device; 33 meshes are kept: the same command resumes from there\n"
     assert capsys.readouterr().err == error
     names = []
     monkeypatch.setattr(sequences, "read", lambda item, template: names.append(item.name) or read(item, template))
@@ -717,9 +725,9 @@ def test_ctrl_c_of_a_command_says_what_is_kept(people, tmp_path, capsys, small_p
 def test_a_mesh_that_was_changed_meanwhile_is_read_again(people, sphere, tmp_path, small_parts):
     shutil.copytree(people, tmp_path / "scans")
     with pytest.raises(KeyboardInterrupt):
-        recipes.meshes(tmp_path / "scans", tmp_path / "out", num_modes=12, watch=Interrupted(20))
+        build_meshes(tmp_path / "scans", tmp_path / "out", modes=12, progress=Interrupting(20))
     write_mesh(tmp_path / "scans" / "person0" / "pose00.ply", sphere)
-    out = recipes.meshes(tmp_path / "scans", tmp_path / "out", num_modes=12)
+    out = build_meshes(tmp_path / "scans", tmp_path / "out", modes=12)
     first = dataset.open_data(out).splits["train"][0]
     centred = sphere.vertices - sphere.vertices.mean(0)
     modes = dataset.open_data(out).basis.modes
@@ -733,13 +741,16 @@ def test_no_more_than_a_few_batches_are_in_memory(people, tmp_path, monkeypatch)
         counts["read"] += 1
         return read(item, template)
 
-    def watch(split, item, items, meshes):
-        counts["ahead"] = max(counts["ahead"], counts["read"] - meshes - (44 if split == "test" else 0))
+    class Watching(Silent):
+        def update(self, task, done, total=None, note=""):
+            if task.startswith("building"):
+                written = meshes_written(note) + (44 if task == "building test" else 0)
+                counts["ahead"] = max(counts["ahead"], counts["read"] - written)
 
-    monkeypatch.setattr(recipes, "BATCH", 2)
-    monkeypatch.setattr(recipes, "AHEAD", 1)
+    monkeypatch.setattr(projection, "BATCH", 2)
+    monkeypatch.setattr(projection, "AHEAD", 1)
     monkeypatch.setattr(sequences, "read", counting)
-    recipes.meshes(people, tmp_path / "out", num_modes=12, watch=watch)
+    build_meshes(people, tmp_path / "out", modes=12, progress=Watching())
     assert counts["read"] == 53
     assert counts["ahead"] <= 2 * 2
 
@@ -751,8 +762,9 @@ def test_mistakes_get_one_line_and_nothing_is_made(built, bodies, people, sphere
     def no_work(*arguments, **options):
         raise AssertionError("work was begun")
 
-    for name in ("read_sequence", "pose_bodies", "_basis"):
-        monkeypatch.setattr(recipes, name, no_work)
+    monkeypatch.setattr(posed_bodies, "read_sequence", no_work)
+    monkeypatch.setattr(posed_bodies, "pose_bodies", no_work)
+    monkeypatch.setattr(projection, "choose_basis", no_work)
     amass, scans, old = str(built.amass), str(people), str(built.data.path)
     body, new, empty = str(bodies), str(tmp_path / "new"), str(tmp_path / "empty")
     (tmp_path / "empty").mkdir()
@@ -790,8 +802,8 @@ def test_mistakes_get_one_line_and_nothing_is_made(built, bodies, people, sphere
         (published("amass", body=str(tmp_path / "mixed")), "not the same connectivity"),
         (meshes(folder="none"), "none: no such folder of meshes"),
         (meshes(folder=empty), "no mesh files"),
-        (meshes("--test", "nobody"), "no identity of 5 matches 'nobody': there are person0, person1"),
-        (meshes("--test", "person1", "--train", "person*"), "identity person1 matches patterns of train and of test"),
+        (meshes("--test", "nobody"), "'nobody', available (5): person0, person1"),
+        (meshes("--test", "person1", "--train", "person*"), "identity person1 matches both"),
         (meshes("--train", "person*"), "nothing is left for test"),
         (meshes("--fraction", "1.5"), "the fraction for test is 1.5"),
         (meshes("--scale", "0"), "scale is 0.0"),

@@ -1,5 +1,4 @@
 import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -8,7 +7,6 @@ import trimesh
 
 from spectral_jax.geometry import sequences
 from spectral_jax.geometry.mesh import Mesh, read_mesh, write_mesh
-from spectral_jax.geometry.sequences import Item
 
 
 def read_all(items, template):
@@ -139,7 +137,7 @@ def test_stl_corners_that_must_coincide_are_named(sphere, tmp_path):
     trimesh.Trimesh(sphere.vertices, sphere.faces[:-1], process=False).export(tmp_path / "2.stl")
     items = sequences.find(tmp_path)
     template = sequences.read_template(items)
-    refused(rf"1\.stl: corner {moved % 3} of face {moved // 3} is at .* earlier one of vertex", items[1], template)
+    refused(rf"1\.stl: corner {moved % 3} of face {moved // 3} is at .* earlier corner", items[1], template)
     refused(r"2\.stl: 319 faces, the template has 320", items[2], template)
 
 
@@ -174,9 +172,9 @@ def test_npy_sequences_take_their_faces_from_a_template(sphere, tmp_path):
     np.save(tmp_path / "a.npy", frames)
     np.save(tmp_path / "b.npy", frames[2])
     items = sequences.find(tmp_path)
-    with pytest.raises(ValueError, match=r"none of the 2 meshes has faces, from .*a\.npy on; .*--template"):
+    with pytest.raises(ValueError, match=r"a\.npy: no faces.* 2 .*--template"):
         sequences.read_template(items)
-    with pytest.raises(ValueError, match=r"b\.npy: no faces; .*--template"):
+    with pytest.raises(ValueError, match=r"b\.npy: no faces.*--template"):
         sequences.read_template(items, tmp_path / "b.npy")
     np.testing.assert_array_equal(read_all(items, sphere), [*frames, frames[2]])
     frames[1, 17, 1] = np.inf
@@ -190,7 +188,7 @@ def test_arrays_of_other_kinds_are_refused(sphere, tmp_path):
     np.savez(tmp_path / "motion.npz", poses=np.zeros(3))
     np.savez(tmp_path / "quads.npz", v=sphere.vertices, f=np.zeros((9, 4), int))
     (tmp_path / "text.npz").write_text("no archive")
-    messages = ["flat.npy: float32 .486,., expected", "motion.npz: .*no array vertices, verts, v, there are poses"]
+    messages = ["flat.npy: float32 .486,., expected", "motion.npz: .*available: poses"]
     messages += ["objects.npy: not readable", "quads.npz: faces are int64 .9, 4.", "text.npz: not readable"]
     for item, message in zip(sequences.find(tmp_path), messages, strict=True):
         refused(message, item, sphere)
@@ -229,7 +227,7 @@ def test_hdf5_mistakes_are_named(sphere, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"b\.h5: not a readable HDF5 file"):
         sequences.find(tmp_path)
     write_registrations(tmp_path / "b.h5", sphere.faces)
-    with pytest.raises(ValueError, match=r"b\.h5: no sequences"):
+    with pytest.raises(ValueError, match=r"b\.h5: .*no sequences"):
         sequences.find(tmp_path)
 
 
@@ -254,8 +252,8 @@ def test_the_first_mesh_that_does_not_fit_is_named(sphere, tmp_path):
     np.testing.assert_array_equal(first, second)  # the graph is the same
     messages = [
         r"c\.ply: 161 vertices, the template has 162",
-        rf"d\.ply: .*connectivity, face 17 is \[0, 1, 2\], in the template \[{', '.join(map(str, sphere.faces[17]))}\]",
-        r"e\.ply: .*connectivity, 311 faces, the template has 320",
+        rf"d\.ply: .*connectivity .*face 17 is \[0, 1, 2\], .* \[{', '.join(map(str, sphere.faces[17]))}\]",
+        r"e\.ply: .*connectivity .*311 faces, the template has 320",
         r"f\.ply: vertex 5 is \[.*nan\], not finite",
         r"g\.ply: faces name vertices 1 to 162",
     ]
@@ -281,14 +279,14 @@ def test_folders_without_meshes_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"none: no such folder"):
         sequences.find(tmp_path / "none")
     with pytest.raises(
-        ValueError, match=rf"{tmp_path.name}: no mesh files \(.obj .ply .off .stl .npz .npy .hdf5 .h5\)"
+        ValueError, match=rf"{tmp_path.name}: contains no mesh files \(.obj .ply .off .stl .npz .npy .hdf5 .h5\)"
     ):
         sequences.find(tmp_path)
 
 
 @pytest.mark.parametrize(("up", "axis"), [("x", 0), ("y", 1), ("z", 2)])
 def test_normalise_turns_up_to_y_and_mirrors_nothing(up, axis):
-    rotation = sequences.normalise(np.eye(3, dtype=np.float32)[None], "none", 1.0, up)[0]
+    rotation = sequences.normalise(np.eye(3, dtype=np.float32)[None], center="none", scale=1.0, up=up)[0]
     np.testing.assert_array_equal(rotation[axis], [0, 1, 0])
     assert np.linalg.det(rotation) == pytest.approx(1)
     assert rotation.dtype == np.float32
@@ -297,69 +295,9 @@ def test_normalise_turns_up_to_y_and_mirrors_nothing(up, axis):
 def test_normalise_scales_then_centres_each_mesh(sphere):
     batch = np.stack([sphere.vertices**2 * 1000 + 300, sphere.vertices * 50])
     for center in ("none", "centroid", "box"):
-        moved = sequences.normalise(batch, center, 0.001, "z")
+        moved = sequences.normalise(batch, center=center, scale=0.001, up="z")
         np.testing.assert_allclose(moved[0].std(axis=0)[[0, 2, 1]], batch[0].std(axis=0) / 1000, rtol=1e-4)
         middle = moved.mean(axis=1) if center == "centroid" else (moved.min(axis=1) + moved.max(axis=1)) / 2
         np.testing.assert_allclose(middle[0], [0, 0, 0] if center != "none" else [0.8, 0.8, -0.8], atol=1e-6)
     with pytest.raises(ValueError, match=r"scale is 0\.0"):
-        sequences.normalise(batch, "none", 0.0, "y")
-
-
-ITEMS = [
-    Item(Path(), "", f"{who}{i}", f"{who}{i}/{k}.ply") for who in ("an", "bo", "cy") for i in (0, 1) for k in (0, 1)
-]
-
-
-def identities(parts):
-    return {name: sorted({item.identity for item in items}) for name, items in parts.items()}
-
-
-def by_identity(train, test, fraction=0.2):
-    return sequences.split(ITEMS, train, test, fraction, "identity", 0)
-
-
-def test_split_by_patterns():
-    both = identities(by_identity(("an*",), ("cy0", "bo?")))
-    assert both == {"train": ["an0", "an1"], "test": ["bo0", "bo1", "cy0"], "unused": ["cy1"]}
-    assert identities(by_identity((), ("*0",))) == {
-        "train": ["an1", "bo1", "cy1"],
-        "test": ["an0", "bo0", "cy0"],
-        "unused": [],
-    }
-    assert identities(by_identity(("*0",), ()))["test"] == ["an1", "bo1", "cy1"]
-    brackets = [item._replace(identity=f"[{item.identity}]") for item in ITEMS]
-    assert identities(sequences.split(brackets, (), ("[an0]",), 0.2, "identity", 0))["test"] == ["[an0]"]
-
-
-def test_split_by_fraction_takes_the_last_identities():
-    assert identities(by_identity((), (), 0.2))["test"] == ["cy0", "cy1"]
-    assert identities(by_identity((), (), 0.01))["test"] == ["cy1"]
-    assert identities(by_identity((), (), 0.99))["train"] == ["an0"]
-    parts = by_identity((), (), 0.5)
-    assert parts["train"] + parts["test"] == ITEMS
-
-
-def test_split_by_mesh_is_random_and_repeatable():
-    parts = sequences.split(ITEMS, (), (), 0.25, "mesh", 3)
-    assert len(parts["test"]) == 3
-    assert sorted(parts["train"] + parts["test"], key=ITEMS.index) == ITEMS
-    assert parts == sequences.split(ITEMS, (), (), 0.25, "mesh", 3)
-    assert parts != sequences.split(ITEMS, (), (), 0.25, "mesh", 4)
-
-
-@pytest.mark.parametrize(
-    ("items", "train", "test", "fraction", "by", "message"),
-    [
-        (ITEMS, ("an*",), ("*1",), 0.2, "identity", "identity an1 matches patterns of train and of test"),
-        (ITEMS, (), ("Cy*",), 0.2, "identity", "no identity of 6 matches 'Cy.': there are an0, an1, bo0"),
-        (ITEMS, ("*",), (), 0.2, "identity", "nothing is left for test: train gets all 6 identities, an0, an1"),
-        (ITEMS, (), ("??0", "??1"), 0.2, "identity", "nothing is left for train: test gets all"),
-        (ITEMS[:2], (), (), 0.2, "identity", r"train gets the only identity, an0; split by mesh instead"),
-        (ITEMS[:1], (), (), 0.2, "mesh", r"train gets the only mesh, an0/0\.ply$"),
-        (ITEMS, ("an*",), (), 0.2, "mesh", "an. cannot split by mesh"),
-        (ITEMS, (), (), 1.5, "identity", r"fraction for test is 1\.5"),
-    ],
-)
-def test_splits_that_cannot_be_are_refused(items, train, test, fraction, by, message):
-    with pytest.raises(ValueError, match=message):
-        sequences.split(items, train, test, fraction, by, 0)
+        sequences.normalise(batch, center="none", scale=0.0, up="y")

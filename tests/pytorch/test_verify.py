@@ -30,7 +30,7 @@ def case():
     """The published checkpoint and the published test split."""
     state_dict = torch_file.load(TINY / "last.ckpt")["state_dict"]
     config, _ = infer_config(state_dict)
-    data = pytorch_layouts.open_upstream(TINY / "root" / "DEMO")
+    data = pytorch_layouts.open_pytorch_layout(TINY / "root" / "DEMO")
     examples = [data.splits["test"][i] for i in range(8)]
     coefficients = np.stack([example.coefficients for example in examples])
     vertices = np.stack([example.vertices for example in examples])

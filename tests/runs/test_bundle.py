@@ -18,7 +18,7 @@ from spectral_jax.runs import bundle, run
 
 @pytest.fixture(scope="module")
 def basis():
-    return pytorch_layouts.open_upstream(TINY / "root").basis
+    return pytorch_layouts.open_pytorch_layout(TINY / "root").basis
 
 
 @pytest.fixture(scope="module")

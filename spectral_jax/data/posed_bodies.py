@@ -1,0 +1,154 @@
+"""Datasets of posed SMPL-H bodies: the demo, and the published AMASS and DFAUST datasets.
+
+Each example is one frame of a motion: pelvis at the origin, root orientation removed, metres.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from spectral_jax.basis import spectral
+from spectral_jax.basis.spectral import SpectralBasis
+from spectral_jax.bodies import amass
+from spectral_jax.bodies.amass import Recording
+from spectral_jax.bodies.motion import MotionSequence, read_sequence, write_demo_motions
+from spectral_jax.bodies.smplh import Body, demo_body_path, find_bodies, load_body, pose_bodies
+from spectral_jax.data import projection, writer
+from spectral_jax.data.projection import Projector, Row
+from spectral_jax.data.recipes import DemoRecipe, PublishedRecipe
+from spectral_jax.data.writer import Skipped, Source
+from spectral_jax.files.progress import SILENT, Progress
+from spectral_jax.geometry.mesh import Mesh
+
+DEMO_SUBJECTS = {"train": 32, "test": 6}
+DEMO_FRAMES = 12  # of each sequence
+FILES_AHEAD = 4  # sequence files read before they are needed
+
+
+def demo(recipe: DemoRecipe, progress: Progress = SILENT) -> Path:
+    """Build the demo dataset and return its folder. Raises ValueError if the folder exists (unless overwrite)."""
+    writer.check_replaceable(recipe.out, recipe.overwrite)
+    body = load_body(demo_body_path(recipe.vertices))
+    basis = spectral.compute(body.faces, body.num_vertices, recipe.modes)
+    projector = _projector(basis, {"male": body, "female": body})
+    metadata = {"recipe": "demo", "seed": recipe.seed, "frames_per_sequence": DEMO_FRAMES}
+    with tempfile.TemporaryDirectory() as folder:
+        subjects = sum(DEMO_SUBJECTS.values())
+        paths = sorted(write_demo_motions(Path(folder), num_subjects=subjects, seed=recipe.seed))
+        recordings = [Recording(path, path.parent.parent.name, path.parent.name) for path in paths]
+        train = set(sorted({r.identity for r in recordings})[: DEMO_SUBJECTS["train"]])
+        splits = {
+            "train": [r for r in recordings if r.identity in train],
+            "test": [r for r in recordings if r.identity not in train],
+        }
+        sources = {  # without a version: the recordings are temporary, so an interrupted build starts over
+            split: Recordings(chosen, _demo_frames, strict=True).source(projector, split == "test")
+            for split, chosen in splits.items()
+        }
+        return writer.write(recipe.out, basis, _rest_shape(body), sources, metadata, recipe.overwrite, progress)
+
+
+def published(which: Literal["amass", "dfaust"], recipe: PublishedRecipe, progress: Progress = SILENT) -> Path:
+    """Build the published AMASS or DFAUST dataset and return its folder.
+
+    Sequences of any gender but female use the male body. Raises ValueError for missing sets or identities (unless
+    allow_missing), for bodies of different connectivities, and, if strict, for a sequence file that cannot be read.
+    """
+    writer.check_replaceable(recipe.out, recipe.overwrite)
+    choose = amass.published_splits if which == "amass" else amass.dfaust_splits
+    splits = choose(amass.find_sets(recipe.amass), recipe.allow_missing)
+    paths = find_bodies(recipe.body_dir)
+    bodies = {sex: load_body(paths[sex]) for sex in ("male", "female")}
+    male, female = bodies["male"], bodies["female"]
+    if male.num_vertices != female.num_vertices or not np.array_equal(male.faces, female.faces):
+        raise ValueError(
+            f"{paths['male']} has {male.num_vertices} vertices and {len(male.faces)} faces, {paths['female']} has "
+            f"{female.num_vertices} and {len(female.faces)}, or other faces: not the same connectivity"
+        )
+    template = _rest_shape(male)
+    basis = projection.choose_basis(template, recipe, progress)
+    projector = _projector(basis, bodies)
+    frames = _amass_frames if which == "amass" else range
+    sources = {}
+    for split, recordings in splits.items():
+        files = [paths["male"], paths["female"], *(r.path for r in recordings)]
+        version = writer.file_version(files) + recipe.strict * " strict"
+        sources[split] = Recordings(recordings, frames, recipe.strict).source(projector, split == "test", version)
+    metadata = {"recipe": which, "folder": str(recipe.amass), "body_folder": str(recipe.body_dir)}
+    return writer.write(recipe.out, basis, template, sources, metadata, recipe.overwrite, progress)
+
+
+def _demo_frames(count: int) -> list[int]:
+    return np.linspace(0, count, DEMO_FRAMES, endpoint=False).astype(int).tolist()
+
+
+def _amass_frames(count: int) -> range:
+    """Every 100th frame between 10 % and 90 % of the sequence."""
+    return range(int(0.1 * count), int(0.9 * count), 100)
+
+
+def _rest_shape(body: Body) -> Mesh:
+    """The body in its rest pose, with the mean shape."""
+    size = projection.BATCH  # the batch size that `pose_bodies` is compiled for in any case
+    poses, betas = np.zeros((size, 156), np.float32), np.zeros((size, 16), np.float32)
+    return Mesh(np.asarray(pose_bodies(body, poses, betas)[0]), body.faces)
+
+
+def _projector(basis: SpectralBasis, bodies: Mapping[str, Body]) -> Projector:
+    """Projects rows of poses and betas, whose kind is the sex of the body."""
+    return Projector(basis, lambda sex, poses, betas: pose_bodies(bodies[sex], poses, betas), projection.BATCH)
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """The sequence files of a split.
+
+    Attributes:
+      recordings: in order.
+      frames: given the length of a sequence, the frames that become examples.
+      strict: raise for a file that cannot be read, instead of skipping it.
+    """
+
+    recordings: Sequence[Recording]
+    frames: Callable[[int], Iterable[int]]
+    strict: bool
+
+    def source(self, projector: Projector, keep_vertices: bool, version: str = "") -> Source:
+        """The examples of the recordings, as the writer takes them."""
+        names = [str(Path(r.dataset) / r.identity / r.path.name) for r in self.recordings]
+        return Source(names, lambda start: projector.examples(self.rows(start), keep_vertices), version)
+
+    def rows(self, start: int) -> Iterator[tuple[int, Row | Skipped]]:
+        """Pose and shape of the chosen frames from recording `start` on; a thread reads the files ahead."""
+        with ThreadPoolExecutor(1) as pool:
+            ahead: deque[Future[MotionSequence | ValueError]] = deque()
+            later = iter(self.recordings[start:])
+            for index in range(start, len(self.recordings)):
+                ahead.extend(pool.submit(_read, r.path) for r in islice(later, FILES_AHEAD - len(ahead)))
+                recording, sequence = self.recordings[index], ahead.popleft().result()
+                if isinstance(sequence, ValueError):
+                    if self.strict:
+                        raise sequence
+                    yield index, Skipped(str(sequence))
+                    continue
+                sex = "female" if sequence.gender == "female" else "male"
+                for frame in self.frames(len(sequence.poses)):
+                    labels = (recording.identity, recording.dataset, recording.path.name, frame, sequence.gender)
+                    yield index, Row(sex, (sequence.poses[frame], sequence.betas), labels)
+
+
+def _read(path: Path) -> MotionSequence | ValueError:
+    """The sequence in a file, or the reason why it cannot be read."""
+    try:
+        return read_sequence(path)
+    except ValueError as error:
+        return error

@@ -1,0 +1,128 @@
+"""Datasets of your own registered meshes: split into train and test, placed, and projected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spectral_jax.data import projection, writer
+from spectral_jax.data.projection import Projector, Row
+from spectral_jax.data.recipes import MeshRecipe
+from spectral_jax.data.writer import Source
+from spectral_jax.files.progress import SILENT, Progress
+from spectral_jax.geometry import sequences
+from spectral_jax.geometry.mesh import Mesh
+from spectral_jax.geometry.sequences import Item
+
+BATCH_VERTICES = 3_000_000  # vertices of a batch, at most
+
+
+def build(recipe: MeshRecipe, progress: Progress = SILENT) -> Path:
+    """Build a dataset from a folder of registered meshes and return the dataset's folder.
+
+    `spectral_jax.geometry.sequences` lists the formats. Raises ValueError naming the first mesh that does not fit the
+    template.
+    """
+    writer.check_replaceable(recipe.out, recipe.overwrite)
+    items = sequences.find(recipe.folder)
+    parts = split_items(items, recipe)
+    raw = sequences.read_template(items, recipe.template)
+    placement = {"center": recipe.center, "scale": recipe.scale, "up": recipe.up}
+    template = Mesh(sequences.normalise(raw.vertices[None], **placement)[0], raw.faces)
+    basis = projection.choose_basis(template, recipe, progress)
+    batch_size = int(np.clip(BATCH_VERTICES // len(template.vertices), 1, projection.BATCH))
+    projector = Projector(basis, lambda kind, vertices: vertices, batch_size)
+    sources = {}
+    for split in ("train", "test"):
+        meshes = PlacedMeshes(parts[split], raw, placement, recipe.folder.absolute().name)
+        sources[split] = meshes.source(projector, keep_vertices=split == "test")
+    metadata = {"recipe": "meshes", "folder": str(recipe.folder), **placement}
+    metadata |= {"split_by": recipe.split_by, "unused": len(parts["unused"])}
+    return writer.write(recipe.out, basis, template, sources, metadata, recipe.overwrite, progress)
+
+
+@dataclass(frozen=True)
+class PlacedMeshes:
+    """The meshes of a split.
+
+    Attributes:
+      items: files and sequences, in order.
+      template: the mesh that all must fit, in the files' units.
+      placement: the arguments of `sequences.normalise`.
+      dataset: the label that all examples get.
+    """
+
+    items: list[Item]
+    template: Mesh
+    placement: dict[str, Any]
+    dataset: str
+
+    def source(self, projector: Projector, keep_vertices: bool) -> Source:
+        """The examples of the meshes, as the writer takes them."""
+        names = [item.name for item in self.items]
+        version = writer.file_version(sorted({item.path for item in self.items}))
+        return Source(names, lambda start: projector.examples(self.rows(start), keep_vertices), version)
+
+    def rows(self, start: int) -> Iterator[tuple[int, Row]]:
+        """The placed vertices of the meshes from item `start` on."""
+        for index in range(start, len(self.items)):
+            item = self.items[index]
+            for frame, vertices in sequences.read(item, self.template):
+                placed = sequences.normalise(vertices[None], **self.placement)[0]
+                yield index, Row("mesh", (placed,), (item.identity, self.dataset, item.name, frame, ""))
+
+
+def split_items(items: list[Item], recipe: MeshRecipe) -> dict[str, list[Item]]:
+    """The items of "train", "test" and "unused", as the recipe's train, test, fraction, split_by and seed say.
+
+    If patterns name only one split, all other identities are in the other. Without patterns, the test split gets the
+    last identities in alphabetical order or, when split by mesh, random items (a sequence stays whole). Raises
+    ValueError for patterns that match nothing or overlap, and for a split that would be empty.
+    """
+    by_mesh = recipe.split_by == "mesh"
+    names = [item.name if by_mesh else item.identity for item in items]
+    groups = sorted(set(names))
+    if recipe.train or recipe.test:
+        if by_mesh:
+            patterns = ", ".join(recipe.train + recipe.test)
+            raise ValueError(f"--train and --test name identities: {patterns} cannot split by mesh")
+        train, test = _matching(groups, recipe.train), _matching(groups, recipe.test)
+        if train & test:
+            raise ValueError(f"identity {min(train & test)} matches both a pattern for train and one for test")
+        train = train if recipe.train else set(groups) - test
+        test = test if recipe.test else set(groups) - train
+    else:
+        if not 0 < recipe.fraction < 1:
+            raise ValueError(f"the fraction for test is {recipe.fraction}, expected above 0 and below 1")
+        if by_mesh:
+            np.random.default_rng(recipe.seed).shuffle(groups)
+        count = math.ceil(round(recipe.fraction * len(groups), 9))  # 0.07 * 100 is a little more than 7
+        test = set(groups[max(1, len(groups) - count) :])
+        train = set(groups) - test
+    if not (train and test):
+        full, empty = ("train", "test") if train else ("test", "train")
+        what = f"the only {recipe.split_by}" if len(groups) == 1 else f"all {len(groups)} identities"
+        advice = "" if by_mesh else "; split by mesh instead"
+        raise ValueError(f"nothing is left for {empty}: {full} gets {what}, {', '.join(groups[:10])}{advice}")
+    parts: dict[str, list[Item]] = {"train": [], "test": [], "unused": []}
+    for item, name in zip(items, names, strict=True):
+        parts["train" if name in train else "test" if name in test else "unused"].append(item)
+    return parts
+
+
+def _matching(identities: list[str], patterns: tuple[str, ...]) -> set[str]:
+    """Identities that equal a pattern, or match it as a file name would."""
+    found: set[str] = set()
+    for pattern in patterns:
+        matches = {name for name in identities if name == pattern or fnmatchcase(name, pattern)}
+        if not matches:
+            some = ", ".join(identities[:10]) + (", ..." if len(identities) > 10 else "")
+            raise ValueError(f"no identity matches {pattern!r}, available ({len(identities)}): {some}")
+        found |= matches
+    return found
