@@ -1,12 +1,15 @@
-"""The lowest eigenmodes of a symmetric matrix: dense, or sparse with proof that none is missed and none is doubled.
+"""The lowest eigenmodes of a symmetric matrix: by a dense solver, or by a sparse one that proves none is missing.
 
-The sparse way cuts the spectrum at shifts. A factorisation A - shift = L D L^T says by the signs of D how many
-eigenvalues lie below the shift (Sylvester's law of inertia), block Lanczos on its inverse finds those around it, and
-the modes found from two neighbouring shifts must be as many as lie between them (Grimes, Lewis and Simon 1994).
+The sparse solver cuts the spectrum at shifts. A factorisation A - shift = L D L^T tells by the signs of D how many
+eigenvalues lie below the shift (Sylvester's law of inertia), and block Lanczos on its inverse finds the eigenvalues
+around it. The modes found from two neighbouring shifts must be as many as lie between them (Grimes, Lewis and Simon
+1994). ARPACK (`scipy.sparse.linalg.eigsh`) is not used: it iterates on single vectors, so it can miss copies of a
+repeated eigenvalue, which symmetric meshes have, and it does not count what it should have found.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,29 +18,48 @@ from jaxtyping import Float
 
 from spectral_jax.files.progress import SILENT, Progress
 
-COMPUTING = "computing modes"  # the task that progress is told of
+COMPUTING = "computing modes"  # the task's name in progress reports
 SLICE = 160  # eigenvalues between two shifts, at most
-OVERLAP = 8  # eigenvalues that a run finds beyond the middle of a slice
-BLOCK, LARGEST_BLOCK = 4, 64  # vectors in a block of Lanczos: a run sees eigenvalues repeated as often
-NEAREST = 1e-6  # distance of a shift to an eigenvalue over that to the next shift, at least
+NARROWEST = 1e-4  # width of a slice over its upper end: a narrower one, full of near-repeated eigenvalues, is not cut
+NARROWEST_OF_ALL = 1e-9  # likewise, width over the whole spectrum: the limit for slices that start near 0
+OVERLAP = 8  # eigenvalues that are sought at a shift beyond the middle of the slice
+BLOCK = 4  # vectors in a block of Lanczos; an eigenvalue is found at most that many times
+LARGEST_BLOCK = 64
+NEAREST = 1e-6  # distance from a shift to the nearest eigenvalue over the room around the shift, at least
 CONVERGED = 1e-11  # residual of a mode of the inverse, relative to its eigenvalue
-ACCURATE = 1e-11  # residual of a mode, relative to the matrix, at most: less so where a shift is near an eigenvalue
-CROSSTALK = 2e-7  # product of two modes from different runs, at most
+ACCURATE = 1e-11  # residual of a mode, relative to the matrix, at most; near an eigenvalue the factors are less exact
+CROSSTALK = 2e-7  # inner product of two modes found at different shifts, at most
+STEP = 0.01  # by how much a bad shift moves up, over the room around it
+STEPS = 8  # shifts that one factorisation tries
 
 Pairs = tuple[np.ndarray, np.ndarray]  # eigenvalues ascending, eigenvectors in columns
 
 
-class Factor(NamedTuple):
-    """A - shift, factorised."""
+class Cut(NamedTuple):
+    """A shift, and the number of eigenvalues below it."""
 
     shift: float
-    below: int  # eigenvalues of A below the shift
-    error: float  # bound of the norm of A - shift - L D L^T: a nearer eigenvalue may be miscounted (Weyl)
+    below: int
+
+
+class Factor(NamedTuple):
+    """The factors of A - shift.
+
+    Attributes:
+      shift: the shift, moved up from the one asked for where that was too near to an eigenvalue.
+      below: number of eigenvalues of A below the shift.
+      error: bound of the norm of A - shift - L D L^T; an eigenvalue nearer than this may be miscounted (Weyl).
+      solve: multiplies by the inverse of A - shift.
+    """
+
+    shift: float
+    below: int
+    error: float
     solve: Callable[[np.ndarray], np.ndarray]
 
 
 class ShiftResult(NamedTuple):
-    """The modes around a shift, without gaps: those below it and those above it."""
+    """The modes next to a shift, without gaps: those below it and those above it."""
 
     factor: Factor
     below: Pairs
@@ -45,18 +67,18 @@ class ShiftResult(NamedTuple):
 
 
 def dense(matrix: Any, count: int) -> Pairs:
-    """Eigenvalues (freq,) ascending and unit eigenvectors (vertex, freq) by LAPACK, float64."""
+    """The `count` lowest eigenvalues (freq,), ascending, and unit eigenvectors (vertex, freq) by LAPACK, float64."""
     import scipy.linalg
 
     full = matrix.toarray()
-    if count > 0.6 * len(full):  # divide and conquer gives all modes faster than MRRR gives most
+    if count > 0.6 * len(full):  # divide and conquer finds all modes faster than MRRR finds most
         values, vectors = scipy.linalg.eigh(full, driver="evd", overwrite_a=True)
         return values[:count], vectors[:, :count]
     return scipy.linalg.eigh(full, driver="evr", subset_by_index=(0, count - 1), overwrite_a=True)
 
 
 def dense_on_device(matrix: Any, count: int) -> Pairs:
-    """As `dense`, by JAX on its device and in float64: in float32 a GPU gives wrong modes of a graph Laplacian."""
+    """As `dense`, by JAX on its device, in float64: in float32 a GPU gives wrong modes of a graph Laplacian."""
     import jax
 
     with jax.enable_x64(True):
@@ -69,73 +91,83 @@ def sliced(
 ) -> tuple[Float[np.ndarray, "freq"], Float[np.ndarray, "vertex freq"]]:
     """Eigenvalues (freq,) ascending and unit eigenvectors (vertex, freq) of a sparse, positive semidefinite matrix.
 
-    float64; `progress` counts the modes found. Raises ValueError where the modes found cannot be made as many as there
-    are: an eigenvalue is repeated more than some dozen times.
+    float64; `progress` counts the modes found. Raises ValueError where the modes found cannot be matched to the number
+    of eigenvalues: one is repeated more than a few dozen times.
     """
     matrix = matrix.tocsc()
-    shifts, sizes = plan(matrix, count)
+    cuts = plan(matrix, count)
+    shifts = [cut.shift for cut in cuts]
+    sizes = np.diff([cut.below for cut in cuts]).tolist()
     room = np.minimum(np.diff(shifts, prepend=-np.inf), np.diff(shifts, append=np.inf)).tolist()
-    values, vectors = np.empty(count), np.empty((matrix.shape[0], count), order="F")
-    done, block, overlap, first, i = 0, BLOCK, OVERLAP, None, 0
+    values = np.empty(count)
+    vectors = np.empty((matrix.shape[0], count), order="F")
+    done, i = 0, 0  # modes found, and the slice that comes next
+    block, overlap = BLOCK, OVERLAP
+    first = None
     while done < count:
         if i == len(sizes) or block > LARGEST_BLOCK:
             raise ValueError(
-                f"only {done} of {count} modes can be told apart: beyond the eigenvalue {shifts[i]:.9g} one is "
-                "repeated too many times"
+                f"only {done} of {count} modes can be told apart: an eigenvalue above {shifts[i]:.9g} is repeated too "
+                "many times"
             )
         reach = [0, *(-(-size // 2) + overlap for size in sizes), 0]
-        first = first or run(matrix, shifts[i], room[i], reach[i], reach[i + 1], block)
-        second = run(matrix, shifts[i + 1], room[i + 1], reach[i + 1], reach[i + 2], block)
+        first = first or solve_at(matrix, shifts[i], room[i], reach[i], reach[i + 1], block)
+        second = solve_at(matrix, shifts[i + 1], room[i + 1], reach[i + 1], reach[i + 2], block)
         between = join(first, second) if first and second and first.factor.below == done else None
-        if between is None or second is None:  # a run saw too few copies of a repeated eigenvalue, or none of the gaps
+        if between is None or second is None:  # copies of a repeated eigenvalue are missing, or a gap to join at
             block, overlap, first = 2 * block, overlap * (2 if first and second else 1), None
             continue
         stop = min(done + len(between[0]), count)
         values[done:stop], vectors[:, done:stop] = between[0][: stop - done], between[1][:, : stop - done]
         done, first, i = stop, second, i + 1
-        shifts[i] = second.factor.shift  # where a wider run has to start again
+        shifts[i] = second.factor.shift  # a retry with larger blocks starts here
         progress.update(COMPUTING, done, count)
     return values, vectors
 
 
-def plan(matrix: Any, count: int) -> tuple[list[float], list[int]]:
-    """Shifts from below the spectrum to above its `count` lowest, and how many eigenvalues lie between them."""
+def plan(matrix: Any, count: int) -> list[Cut]:
+    """Cuts from below the spectrum to above its `count` lowest eigenvalues, up to SLICE eigenvalues apart."""
+    size = matrix.shape[0]
     top = 1.0001 * float(abs(matrix).sum(axis=1).max())  # Gershgorin: no eigenvalue is larger
-    ends, i = [(0.0, 0), (top, matrix.shape[0])], 0
-    while i < len(ends) - 1 and ends[i][1] < count:
-        (low, below), (high, above) = ends[i], ends[i + 1]
-        if above - below > SLICE and high - low > max(1e-4 * high, 1e-9 * top):
-            ends.insert(i + 1, halve(matrix, low, high))
+    cuts = [Cut(0.0, 0), Cut(top, size)]
+    i = 0
+    while i < len(cuts) - 1 and cuts[i].below < count:
+        low, high = cuts[i], cuts[i + 1]
+        narrowest = max(NARROWEST * high.shift, NARROWEST_OF_ALL * top)
+        if high.below - low.below > SLICE and high.shift - low.shift > narrowest:
+            cuts.insert(i + 1, halve(matrix, low, high))
         else:
             i += 1
-    low, high = ends[i - 1], ends[i]
-    for _ in range(6 if high[1] == matrix.shape[0] else 0):  # the bound may be far above the last eigenvalue
-        middle = halve(matrix, low[0], high[0])
-        low, high = (low, middle) if middle[1] == high[1] else (middle, high)
-    ends = [end for end, before in zip(ends[1:i], ends, strict=False) if end[1] > before[1]] + [high]
-    shifts, counts = zip(*ends, strict=True)
-    return [-0.1 * shifts[0], *shifts], np.diff(counts, prepend=0).tolist()
+    low, high = cuts[i - 1], cuts[i]
+    for _ in range(6 if high.below == size else 0):  # Gershgorin's bound may be far above the last eigenvalue
+        middle = halve(matrix, low, high)
+        low, high = (low, middle) if middle.below == high.below else (middle, high)
+    kept = [cut for before, cut in itertools.pairwise(cuts[:i]) if cut.below > before.below]
+    kept.append(high)
+    return [Cut(-0.1 * kept[0].shift, 0), *kept]
 
 
-def halve(matrix: Any, low: float, high: float) -> tuple[float, int]:
-    """A shift between two others and the number of eigenvalues below it."""
-    # not the middle: halves of whole numbers are all too often eigenvalues of a graph
-    factor = factorise(matrix, low + 0.4877 * (high - low), high - low)
-    return factor.shift, factor.below
+def halve(matrix: Any, low: Cut, high: Cut) -> Cut:
+    """A cut between two others."""
+    width = high.shift - low.shift
+    # Not the middle: the ends are often round numbers, and halves of whole numbers are often eigenvalues of a graph.
+    factor = factorise(matrix, low.shift + 0.4877 * width, width)
+    return Cut(factor.shift, factor.below)
 
 
 def factorise(matrix: Any, shift: float, room: float) -> Factor:
-    """L D L^T of A - shift with pivots from the diagonal.
+    """Factors L D L^T of A - shift with pivots from the diagonal.
 
-    A shift too near to an eigenvalue, or where the factors are inexact, moves up by less than a tenth of its room.
+    `room` is the distance to the neighbouring shifts. A shift that is too near to an eigenvalue, or where the factors
+    are inexact, moves up by less than a tenth of it. Raises ValueError where no such factorisation exists.
     """
     import scipy.sparse
     from scipy.sparse.linalg import splu
 
-    # the norm of M X, X normal in 16 columns, is 4 times that of M on average and below it once in 10^12
+    # The Frobenius norm of M X, X normal with 16 columns, is 4 times that of M on average, and below it once in 10^12.
     probes = np.random.default_rng(0).standard_normal((matrix.shape[0], 16))
     best, least = None, np.inf
-    for moved in (shift + 0.01 * room * np.arange(8)).tolist():
+    for moved in (shift + STEP * room * np.arange(STEPS)).tolist():
         shifted = scipy.sparse.csc_array(matrix - moved * scipy.sparse.eye_array(matrix.shape[0]))
         try:
             options = {"SymmetricMode": True}
@@ -147,7 +179,7 @@ def factorise(matrix: Any, shift: float, room: float) -> Factor:
         lower, pivots = factors.L, factors.U.diagonal()[:, None]
         image = (shifted @ probes[factors.perm_c])[np.argsort(factors.perm_c)]
         error = float(np.linalg.norm(lower @ (pivots * (lower.T @ probes)) - image))
-        inverse = float(np.linalg.norm(factors.solve(probes))) / 4  # no eigenvalue is nearer than one over it
+        inverse = float(np.linalg.norm(factors.solve(probes))) / 4  # an eigenvalue is at least 1 / this away
         doubt = max(error, NEAREST * room) * inverse
         if doubt < least:
             best, least = Factor(moved, int((pivots < 0).sum()), error, factors.solve), doubt
@@ -158,13 +190,14 @@ def factorise(matrix: Any, shift: float, room: float) -> Factor:
     return best
 
 
-def run(matrix: Any, shift: float, room: float, below: int, above: int, block: int) -> ShiftResult | None:
-    """The `below` and `above` modes, or all, nearest to the shift on its two sides; None where they are not found.
+def solve_at(matrix: Any, shift: float, room: float, below: int, above: int, block: int) -> ShiftResult | None:
+    """The `below` modes below a shift and the `above` modes above it that are nearest to it, or all if there are fewer.
 
-    A shift too near to an eigenvalue moves up, by less than the room that it has.
+    Returns None where they are not found. A shift that is too near to an eigenvalue moves up by less than its room.
     """
     size, norm = matrix.shape[0], float(abs(matrix).sum(axis=1).max())
-    for moved in (shift + 0.01 * room * np.arange(0, 80, 8)).tolist():
+    # Each factorisation tries STEPS shifts of its own; ten of them cover 80 % of the room without trying any twice.
+    for moved in (shift + STEP * room * STEPS * np.arange(10)).tolist():
         factor = factorise(matrix, moved, room)
         found = lanczos(factor.solve, size, min(below, factor.below), min(above, size - factor.below), block)
         if found is None:
@@ -178,9 +211,10 @@ def run(matrix: Any, shift: float, room: float, below: int, above: int, block: i
 
 
 def lanczos(solve: Callable, size: int, negative: int, positive: int, block: int) -> Pairs | None:
-    """So many of the largest eigenvalues of an inverse of each sign, negative ones first; deterministic.
+    """The `negative` lowest and `positive` highest eigenvalues of an inverse, by block Lanczos; deterministic.
 
-    Ordered as the eigenvalues of the matrix ascend. None where they are not found.
+    Pairs are in the order in which the eigenvalues of the matrix ascend. None where they are not found. `solve`
+    multiplies by the inverse, a matrix of `size` rows.
     """
     rng = np.random.default_rng(0)
     basis = np.empty((size, min(size - block, 4 * (negative + positive) + 64 * block)), order="F")
@@ -191,7 +225,7 @@ def lanczos(solve: Callable, size: int, negative: int, positive: int, block: int
     for done in steps:
         known, last = basis[:, :done], basis[:, max(0, done - 2 * block) : done]
         new = solve(np.asfortranarray(known[:, -block:]))
-        recent = last.T @ new  # of exact Lanczos this would be all
+        recent = last.T @ new  # in exact arithmetic this would be the whole column
         new -= last @ recent
         column = known.T @ new
         new -= known @ column
@@ -199,7 +233,7 @@ def lanczos(solve: Callable, size: int, negative: int, positive: int, block: int
         projected[:done, done - block : done] = column
         new, link = np.linalg.qr(new)
         exhausted = abs(np.diag(link)) < 1e-12 * abs(projected[:done, done - block : done]).max()
-        if exhausted.any():  # the space is invariant: go on in a direction that it lacks
+        if exhausted.any():  # the space is invariant: continue in directions orthogonal to it
             known = np.concatenate([known, new[:, ~exhausted]], axis=1)
             fresh = rng.standard_normal((size, int(exhausted.sum())))
             for _ in range(2):
@@ -221,10 +255,11 @@ def lanczos(solve: Callable, size: int, negative: int, positive: int, block: int
 
 
 def join(first: ShiftResult, second: ShiftResult) -> Pairs | None:
-    """All modes between two shifts, from the runs on either side; None where they are not proven to be all."""
+    """All modes between two shifts, from the results on either side; None where they are not proven to be all."""
     (low, low_vectors), (high, high_vectors) = first.above, second.below
     size = second.factor.below - first.factor.below
-    gaps = {}  # by how many modes are taken from the first run, the rest being from the second
+    # The gap in the spectrum at each place where the modes from below could give way to those from above.
+    gaps = {}  # by the number of modes taken from `first`; the rest come from `second`
     for taken in range(max(0, size - len(high)), min(size, len(low)) + 1):
         left = low[taken - 1] if taken else first.factor.shift
         right = high[len(high) - size + taken] if taken < size else second.factor.shift

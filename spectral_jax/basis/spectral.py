@@ -1,4 +1,4 @@
-"""The spectral basis of a connectivity: Laplacian eigenmodes, project, reconstruct, files."""
+"""The spectral basis of a connectivity: compute, project, reconstruct, save, load and compare."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.geometry import mesh
 from spectral_jax.geometry.mesh import Operator
 
-DENSE = 2500  # vertices up to which the dense solver is as fast as the sparse one, or the time does not matter
-MOST_BYTES = 4 << 30  # of a file: all modes of 32,000 vertices
-REMEDY = "a network only fits the basis it was trained on; `spectral-jax basis align` turns one basis into the other"
+DENSE = 2500  # vertices up to which the dense solver is used: it is as fast as the sparse one, or takes seconds
+MOST_BYTES = 4 << 30  # limit of a file's size: all modes of 32,000 vertices
+REMEDY = "a network works only with the basis it was trained on; `spectral-jax basis align` turns one into the other"
 
 
 @jax.tree_util.register_dataclass
@@ -29,10 +29,10 @@ class SpectralBasis:
     """The lowest eigenmodes of a Laplacian of one connectivity (paper section 3.1).
 
     Attributes:
-      modes: columns, ascending eigenvalue, float32; orthonormal, with a mass: under the inner product it weights.
-      eigenvalues: of the same columns, float64 on the host.
+      modes: eigenvectors in columns by ascending eigenvalue, float32; orthonormal under the mass, if there is one.
+      eigenvalues: their eigenvalues, float64 on the host.
       faces: 0-based vertex indices, int32.
-      mass: area of each vertex over their mean, float32, for the cotangent operator; None for the graph's.
+      mass: cotangent operator: area of each vertex over the mean area, float32; graph operator: None.
     """
 
     modes: Float[Array | np.ndarray, "vertex freq"]
@@ -52,7 +52,7 @@ class SpectralBasis:
 
     @property
     def operator(self) -> Operator:
-        """The Laplacian whose modes these are."""
+        """The kind of Laplacian."""
         return "graph" if self.mass is None else "cotangent"
 
     @property
@@ -60,11 +60,19 @@ class SpectralBasis:
         """SHA-256 of the connectivity (see `spectral_jax.geometry.mesh.fingerprint`)."""
         return mesh.fingerprint(np.asarray(self.faces), self.num_vertices)
 
+    @property
+    def connectivity(self) -> mesh.Connectivity:
+        """The fingerprint with the number of vertices, for comparisons."""
+        return mesh.Connectivity(self.fingerprint, self.num_vertices)
+
 
 def project(
     basis: SpectralBasis, vertices: Float[Array | np.ndarray, "*batch vertex 3"]
 ) -> Float[Array, "*batch freq 3"]:
-    """Spectral coefficients C = Phi^T X (with a mass M: Phi^T M X) of vertices in metres, at full float32 precision."""
+    """Spectral coefficients C = Phi^T X (Phi^T M X with a mass M) of vertices in metres, at full float32 precision.
+
+    Raises ValueError for a wrong number of vertices.
+    """
     if vertices.shape[-2] != basis.num_vertices:
         raise ValueError(f"meshes have {vertices.shape[-2]} vertices, the basis has {basis.num_vertices}")
     weighted = basis.modes if basis.mass is None else basis.modes * basis.mass[:, None]
@@ -74,14 +82,17 @@ def project(
 def reconstruct(
     basis: SpectralBasis, coefficients: Float[Array | np.ndarray, "*batch freq 3"]
 ) -> Float[Array, "*batch vertex 3"]:
-    """Vertices X = Phi C in metres from the first `freq` modes, at full float32 precision."""
+    """Vertices X = Phi C in metres from the first `freq` modes, at full float32 precision.
+
+    Raises ValueError for more modes than the basis has.
+    """
     if coefficients.shape[-2] > basis.num_modes:
         raise ValueError(f"coefficients have {coefficients.shape[-2]} modes, the basis has {basis.num_modes}")
     return jnp.einsum("vf,...fc->...vc", basis.modes[:, : coefficients.shape[-2]], coefficients, precision="highest")
 
 
 def truncate(basis: SpectralBasis, num_modes: int) -> SpectralBasis:
-    """The basis of the first `num_modes` modes. Raises ValueError when there are fewer."""
+    """Keep the first `num_modes` modes. Raises ValueError when the basis has fewer."""
     if not 1 <= num_modes <= basis.num_modes:
         raise ValueError(f"{num_modes} modes asked for, the basis has {basis.num_modes}")
     return replace(basis, modes=basis.modes[:, :num_modes], eigenvalues=basis.eigenvalues[:num_modes])
@@ -94,12 +105,12 @@ def compute(
     vertices: Float[np.ndarray, "vertex 3"] | None = None,
     progress: Progress = SILENT,
 ) -> SpectralBasis:
-    """The `num_modes` (default: all) lowest modes of the graph Laplacian of the faces.
+    """Compute the `num_modes` (default: all) lowest modes of the graph Laplacian of the faces.
 
-    Given vertices: of the cotangent Laplacian of that shape (intrinsic Delaunay: Sharp and Crane 2020), eigenvalues in
-    1/m^2. Raises ValueError for faces out of range, isolated vertices or more modes than vertices; warns when the mesh
-    has several components. `fix_signs` gives each mode its sign, so machines agree wherever an eigenvalue is simple.
-    `progress` counts the modes found, from 0; only the sparse solver tells more than that (see `solver`).
+    With vertices in metres: of the cotangent Laplacian of that shape (see `mesh.laplacian`), eigenvalues in 1/m^2.
+    `fix_signs` sets the signs, so machines agree wherever an eigenvalue is simple. `progress` counts the modes found,
+    which only the sparse solver does as it goes (see `solver`). Raises ValueError for faces out of range, isolated
+    vertices or more modes than vertices. Warns when the mesh has several components.
     """
     pairs = mesh.edges(faces, num_vertices)
     isolated = np.setdiff1d(np.arange(num_vertices), pairs)
@@ -107,7 +118,7 @@ def compute(
         raise ValueError(f"{isolated.size} of {num_vertices} vertices belong to no face, the first is {isolated[0]}")
     components = mesh.num_components(pairs, num_vertices)
     if components > 1:
-        warnings.warn(f"the mesh has {components} components: as many modes are constant on each", stacklevel=2)
+        warnings.warn(f"the mesh has {components} components, hence as many constant modes", stacklevel=2)
     num_modes = num_vertices if num_modes is None else num_modes
     if not 1 <= num_modes <= num_vertices:
         raise ValueError(f"{num_modes} modes asked for, a mesh of {num_vertices} vertices has {num_vertices}")
@@ -126,7 +137,7 @@ def compute(
 
 
 def solver(num_vertices: int, num_modes: int) -> Literal["dense", "dense on the GPU", "sparse"]:
-    """What computes so many modes: `spectral_jax.basis.eigen.sliced` where it is faster or the dense matrix large."""
+    """Choose a solver of `spectral_jax.basis.eigen`: sparse where it is faster or the dense matrix is too large."""
     if num_vertices > (2 * DENSE if num_modes > 0.6 * num_vertices else DENSE):
         return "sparse"
     return "dense on the GPU" if jax.default_backend() == "gpu" else "dense"
@@ -135,10 +146,10 @@ def solver(num_vertices: int, num_modes: int) -> Literal["dense", "dense on the 
 def from_modes(
     modes: Float[np.ndarray, "vertex freq"], faces: Int[np.ndarray, "face 3"], names: tuple[str, str]
 ) -> SpectralBasis:
-    """The basis of modes computed elsewhere, eigenvalues as Rayleigh quotients.
+    """Make a basis of modes computed elsewhere; the eigenvalues are Rayleigh quotients.
 
-    Raises ValueError unless they are orthonormal modes of the graph Laplacian of the faces; `names` are what it calls
-    the two.
+    Raises ValueError, which calls modes and faces by their `names`, unless the modes are orthonormal eigenvectors of
+    the graph Laplacian of the faces.
     """
     modes = np.asarray(modes, np.float32)
     try:
@@ -149,16 +160,16 @@ def from_modes(
     deviation = orthonormality_error(modes)
     if not (deviation < 1e-4 and residuals.max() < 1e-3):
         raise ValueError(
-            f"{names[0]}: is not the eigenbasis of the graph Laplacian of {names[1]} (orthonormality is off by "
-            f"{deviation:.2g}, at most 1e-4 allowed, mode {residuals.argmax()} by {residuals.max():.2g}, at most 1e-3)"
+            f"{names[0]}: not the eigenbasis of the graph Laplacian of {names[1]} (deviation from orthonormality "
+            f"{deviation:.2g}, allowed 1e-4; residual of mode {residuals.argmax()} {residuals.max():.2g}, allowed 1e-3)"
         )
     return SpectralBasis(modes, eigenvalues, faces)
 
 
 def rayleigh(modes: Float[np.ndarray, "vertex freq"], matrix: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Rayleigh quotients (freq,) of unit columns and the norms (freq,) of what is left of matrix @ modes, float64."""
+    """Rayleigh quotients (freq,) of unit columns, and norms (freq,) of the residuals A phi - lambda phi, float64."""
     eigenvalues, residuals = np.empty((2, modes.shape[1]))
-    for start in range(0, modes.shape[1], 256):  # blocks, for float64 is only needed here
+    for start in range(0, modes.shape[1], 256):  # in blocks, to hold few modes in float64
         block = slice(start, start + 256)
         phi = modes[:, block].astype(np.float64)
         image = matrix @ phi
@@ -168,9 +179,9 @@ def rayleigh(modes: Float[np.ndarray, "vertex freq"], matrix: Any) -> tuple[np.n
 
 
 def fix_signs(modes: Float[np.ndarray, "vertex freq"]) -> Float[np.ndarray, "vertex freq"]:
-    """Flip signs so that every mode has a positive sum weighted by w_v = frac((v + 1)^2 * golden ratio).
+    """Flip signs such that the sum of each mode weighted by w_v = frac((v + 1)^2 * golden ratio) is positive.
 
-    The weights follow no symmetry of a mesh, so the sum is never zero by symmetry as that of entries or cubes is.
+    The weights follow no symmetry of a mesh. Sums of entries or of their cubes would vanish for symmetric modes.
     """
     weights = (np.arange(1, len(modes) + 1, dtype=np.float64) ** 2 * ((1 + np.sqrt(5)) / 2)) % 1.0
     return modes * np.where(weights @ modes < 0, -1, 1).astype(modes.dtype)
@@ -191,10 +202,10 @@ def save(path: str | Path, basis: SpectralBasis) -> None:
 
 
 def load(path: str | Path) -> SpectralBasis:
-    """Read a basis written by `save` and check it.
+    """Read a basis written by `save`, and check it.
 
-    Raises ValueError naming the file when it is missing, malformed, not orthonormal to 1e-4 on a sample of modes, or
-    when its fingerprint is not that of its faces.
+    Raises ValueError naming the file when it is missing or malformed, when a sample of modes is not orthonormal to
+    1e-4, or when the fingerprint is not that of the faces.
     """
     path = Path(path)
     if not path.is_file():
@@ -207,46 +218,51 @@ def load(path: str | Path) -> SpectralBasis:
         raise ValueError(f"{path}: not a spectral basis ({error})") from error
     if modes.ndim != 2 or 0 in modes.shape or eigenvalues.shape != modes.shape[1:] or faces.shape[1:] != (3,):
         raise ValueError(
-            f"{path}: modes {modes.shape}, eigenvalues {eigenvalues.shape}, faces {faces.shape} do not fit"
+            f"{path}: modes {modes.shape}, eigenvalues {eigenvalues.shape} and faces {faces.shape} do not match, "
+            "expected (vertex, freq), (freq,) and (face, 3)"
         )
     floats = (modes, eigenvalues) if mass is None else (modes, eigenvalues, mass)
     if any(array.dtype.kind != "f" for array in floats) or faces.dtype.kind not in "iu":
-        raise ValueError(f"{path}: {', '.join(str(array.dtype) for array in floats)} for floats, faces {faces.dtype}")
+        raise ValueError(
+            f"{path}: modes, eigenvalues and mass are {', '.join(str(array.dtype) for array in floats)}, faces "
+            f"{faces.dtype}; expected floats, and integers for faces"
+        )
     if mass is not None and not (mass.shape == modes.shape[:1] and ((mass > 0) & (mass < np.inf)).all()):
-        raise ValueError(f"{path}: mass {mass.shape} of {len(modes)} vertices, or not all of it is positive")
+        raise ValueError(f"{path}: mass {mass.shape}, expected ({len(modes)},) and positive")
     with np.errstate(all="ignore"):
         deviation = orthonormality_error(modes, mass)
     if not deviation < 1e-4:
-        raise ValueError(f"{path}: modes are not orthonormal (off by {deviation:.2g}, at most 1e-4 allowed)")
+        raise ValueError(f"{path}: modes are not orthonormal (off by {deviation:.2g}, allowed 1e-4)")
     if not (np.isfinite(modes).all() and np.isfinite(eigenvalues).all()):
-        raise ValueError(f"{path}: not all modes and eigenvalues are finite")
+        raise ValueError(f"{path}: some modes or eigenvalues are not finite")
     try:
         found = mesh.fingerprint(faces, len(modes))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if found != stored:
-        raise ValueError(f"{path}: its faces have fingerprint {found[:12]}, it was made for {stored[:12]}")
+        raise ValueError(f"{path}: its faces have fingerprint {found[:12]}, it says {stored[:12]}")
     return SpectralBasis(modes, eigenvalues, faces.astype(np.int32), mass)
 
 
 def orthonormality_error(
     modes: Float[np.ndarray, "vertex freq"], mass: Float[np.ndarray, "vertex"] | None = None
 ) -> float:
-    """Largest deviation of the Gram matrix of up to 64 modes, spread over the spectrum, from the identity."""
+    """Largest entry of the Gram matrix minus the identity, for up to 64 modes spread over the spectrum."""
     sample = modes[:, np.unique(np.linspace(0, modes.shape[1] - 1, 64).astype(int))].astype(np.float64)
     weighted = sample if mass is None else sample * mass[:, None]
     return float(np.abs(sample.T @ weighted - np.eye(sample.shape[1])).max())
 
 
-def check_same(basis: SpectralBasis, other: SpectralBasis, names: tuple[str, str], tolerance: float = 1e-3) -> None:
-    """Raise ValueError unless two bases have one connectivity and the same modes, signs and rotations included."""
-    if basis.fingerprint != other.fingerprint:
-        raise ValueError(
-            f"{names[0]} has {basis.num_vertices} vertices and connectivity {basis.fingerprint[:12]}, "
-            f"{names[1]} has {other.num_vertices} and {other.fingerprint[:12]}: not the same connectivity"
-        )
+def check_comparable(basis: SpectralBasis, other: SpectralBasis, names: tuple[str, str]) -> None:
+    """Raise ValueError, which calls them by their `names`, unless two bases have one connectivity and one operator."""
+    mesh.check_connectivity(basis.connectivity, other.connectivity, names)
     if basis.operator != other.operator:
         raise ValueError(f"{names[0]} is of the {basis.operator} operator, {names[1]} of the {other.operator} operator")
+
+
+def check_same(basis: SpectralBasis, other: SpectralBasis, names: tuple[str, str], tolerance: float = 1e-3) -> None:
+    """Raise ValueError unless two bases are comparable and have the same modes, including signs and rotations."""
+    check_comparable(basis, other, names)
     shared = min(basis.num_modes, other.num_modes)
     difference = np.abs(np.asarray(basis.modes[:, :shared]) - np.asarray(other.modes[:, :shared])).max(axis=0)
     if difference.max() > tolerance:

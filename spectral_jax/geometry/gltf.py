@@ -1,4 +1,4 @@
-"""Moving meshes as binary glTF 2.0 (.glb), which Blender and web viewers play: one morph target a frame."""
+"""Write moving meshes as binary glTF 2.0 (.glb), which Blender and web viewers play: one morph target per frame."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-FLOAT, UINT32 = 5126, 5125  # component types
-ARRAYS, ELEMENTS = 34962, 34963  # buffer targets: vertices, indices
+# Constants of glTF: component types, and the buffer targets of vertices and of indices.
+FLOAT = 5126
+UINT32 = 5125
+ARRAY_BUFFER = 34962
+ELEMENT_ARRAY_BUFFER = 34963
 
 
 def write_animation(
@@ -20,7 +23,7 @@ def write_animation(
     faces: Int[np.ndarray, "face 3"],
     seconds: float = 3.0,
 ) -> None:
-    """Write a path of meshes (metres) as an animation from the first to the last and back, of `seconds` one way.
+    """Write meshes (metres) as an animation from the first to the last in `seconds`, and back.
 
     Raises ValueError for fewer than 2 meshes.
     """
@@ -30,13 +33,13 @@ def write_animation(
     num_targets = len(vertices) - 1
     order = [*range(num_targets + 1), *range(num_targets - 1, -1, -1)]
     times = np.linspace(0, 2 * seconds, len(order), dtype=np.float32)
-    weights = np.eye(num_targets + 1, dtype=np.float32)[order, 1:]  # none for the first mesh
+    weights = np.eye(num_targets + 1, dtype=np.float32)[order, 1:]  # all zero for the first mesh
     chunks: list[bytes] = []
     views: list[dict[str, Any]] = []
     accessors: list[dict[str, Any]] = []
 
     def add(array: np.ndarray, kind: str, target: int | None = None) -> int:
-        """The index of an accessor of the array."""
+        """Add an array to the buffer, with its view and its accessor. Returns the accessor's index."""
         data = array.astype(array.dtype.newbyteorder("<")).tobytes()
         view = {"buffer": 0, "byteOffset": sum(map(len, chunks)), "byteLength": len(data)}
         views.append(view | ({} if target is None else {"target": target}))
@@ -50,9 +53,9 @@ def write_animation(
         return len(accessors) - 1
 
     primitive = {
-        "attributes": {"POSITION": add(vertices[0], "VEC3", ARRAYS)},
-        "indices": add(faces.astype(np.uint32).ravel(), "SCALAR", ELEMENTS),
-        "targets": [{"POSITION": add(mesh - vertices[0], "VEC3", ARRAYS)} for mesh in vertices[1:]],
+        "attributes": {"POSITION": add(vertices[0], "VEC3", ARRAY_BUFFER)},
+        "indices": add(faces.astype(np.uint32).ravel(), "SCALAR", ELEMENT_ARRAY_BUFFER),
+        "targets": [{"POSITION": add(mesh - vertices[0], "VEC3", ARRAY_BUFFER)} for mesh in vertices[1:]],
         "material": 0,
     }
     sampler = {"input": add(times, "SCALAR"), "output": add(weights.ravel(), "SCALAR"), "interpolation": "LINEAR"}
@@ -70,7 +73,7 @@ def write_animation(
     }
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
-    data = b"".join(chunks)  # of 4-byte numbers: aligned as it is
+    data = b"".join(chunks)  # 4-byte numbers throughout: aligned without padding
     with Path(path).open("wb") as file:
         file.write(struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + len(data)))
         file.write(struct.pack("<I4s", len(text), b"JSON") + text)

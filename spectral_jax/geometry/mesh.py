@@ -1,4 +1,4 @@
-"""Triangle meshes that share one connectivity: the record, its graph, its Laplacian, files."""
+"""Triangle meshes that share one connectivity: the record, the connectivity's graph and Laplacian, files."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Operator = Literal["graph", "cotangent"]  # the Laplacian of a mesh
 SUFFIXES = (".obj", ".ply", ".off", ".stl")
-MOST_BYTES = 32 << 20  # of a file: 450,000 vertices as text, in which trimesh takes 75 times as much memory
-LINE = 1 << 16  # characters of an .obj file's line
+MOST_BYTES = 32 << 20  # limit of a file's size: 450,000 vertices as text, for which trimesh takes 75 times the memory
+LINE = 1 << 16  # limit of characters in a line of an .obj file
 
 
 class Mesh(NamedTuple):
@@ -31,10 +31,32 @@ class Mesh(NamedTuple):
     faces: Int[np.ndarray, "face 3"]
 
 
-def edges(faces: Int[np.ndarray, "face 3"], num_vertices: int) -> Int[np.ndarray, "edge 2"]:
-    """Undirected edges of the faces, each once, sorted, smaller index first.
+class Connectivity(NamedTuple):
+    """What tells connectivities apart: the fingerprint, and the number of vertices where it is known."""
 
-    Raises ValueError for a face that names a vertex outside 0 .. num_vertices - 1 or the same vertex twice.
+    fingerprint: str
+    num_vertices: int | None = None
+
+    def __str__(self) -> str:
+        known = "" if self.num_vertices is None else f"{self.num_vertices} vertices and "
+        return f"{known}connectivity {self.fingerprint[:12]}"
+
+
+def connectivity(faces: Int[np.ndarray, "face 3"], num_vertices: int) -> Connectivity:
+    """The connectivity of the faces. Raises ValueError as `edges` does."""
+    return Connectivity(fingerprint(faces, num_vertices), num_vertices)
+
+
+def check_connectivity(found: Connectivity, expected: Connectivity, names: tuple[str, str]) -> None:
+    """Raise ValueError, which calls the two by their `names`, unless the connectivities are the same."""
+    if found.fingerprint != expected.fingerprint:
+        raise ValueError(f"{names[0]} has {found}, {names[1]} has {expected}: not the same connectivity")
+
+
+def edges(faces: Int[np.ndarray, "face 3"], num_vertices: int) -> Int[np.ndarray, "edge 2"]:
+    """Undirected edges of the faces, each once, sorted, the smaller index first.
+
+    Raises ValueError for a face that names a vertex outside 0 .. num_vertices - 1, or one vertex twice.
     """
     faces = np.asarray(faces, np.int64)
     if faces.size and (faces.min() < 0 or faces.max() >= num_vertices):
@@ -46,7 +68,7 @@ def edges(faces: Int[np.ndarray, "face 3"], num_vertices: int) -> Int[np.ndarray
     degenerate = pairs[:, 0] == pairs[:, 1]
     if degenerate.any():
         raise ValueError(f"face {int(np.argmax(degenerate)) % len(faces)} names vertex {pairs[degenerate][0, 0]} twice")
-    codes = np.unique(pairs[:, 0] * num_vertices + pairs[:, 1])  # one number an edge sorts far faster than rows do
+    codes = np.unique(pairs[:, 0] * num_vertices + pairs[:, 1])  # one number per edge: sorts far faster than rows
     return np.stack([codes // num_vertices, codes % num_vertices], axis=1)
 
 
@@ -63,7 +85,12 @@ def graph_laplacian(edges: Int[np.ndarray, "edge 2"], num_vertices: int) -> scip
 def laplacian(
     faces: Int[np.ndarray, "face 3"], num_vertices: int, vertices: Float[np.ndarray, "vertex 3"] | None = None
 ) -> tuple[Any, Float[np.ndarray, "vertex"] | None]:
-    """The symmetric sparse matrix of an operator, M^(-1/2) L M^(-1/2), and M over its mean: None for the graph's."""
+    """The symmetric sparse matrix M^(-1/2) L M^(-1/2) of a Laplacian L, and its mass M (vertex,) over the mean of M.
+
+    Without vertices: the graph Laplacian, whose mass is None. With vertices in metres: the cotangent Laplacian of the
+    intrinsic Delaunay triangulation (Sharp and Crane 2020). Raises ValueError for a vertex without area, or without
+    robust_laplacian.
+    """
     if vertices is None:
         return graph_laplacian(edges(faces, num_vertices), num_vertices), None
     robust_laplacian = extras.require("robust_laplacian", "cotangent", "--operator cotangent")
@@ -72,13 +99,13 @@ def laplacian(
     stiffness, areas = robust_laplacian.mesh_laplacian(np.asarray(vertices, np.float64), np.asarray(faces, np.int64))
     areas = areas.diagonal()
     if not (np.isfinite(areas).all() and areas.min() > 0):
-        raise ValueError(f"vertex {int(np.argmin(areas))} has the area {areas.min():.3g}: the mesh is degenerate there")
+        raise ValueError(f"vertex {int(np.argmin(areas))} has the area {areas.min():.3g}, expected a positive one")
     scale = scipy.sparse.diags_array(1 / np.sqrt(areas))
     return scipy.sparse.csr_array(scale @ stiffness @ scale), areas / areas.mean()
 
 
 def num_components(edges: Int[np.ndarray, "edge 2"], num_vertices: int) -> int:
-    """Number of connected components of the graph; an isolated vertex is a component."""
+    """Number of connected components of the graph. An isolated vertex is a component."""
     import scipy.sparse
 
     ones = np.ones(len(edges))
@@ -87,31 +114,31 @@ def num_components(edges: Int[np.ndarray, "edge 2"], num_vertices: int) -> int:
 
 
 def fingerprint(faces: Int[np.ndarray, "face 3"], num_vertices: int) -> str:
-    """SHA-256 of the vertex count and the edges: equal exactly when two meshes have the same Laplacian."""
+    """SHA-256 of the vertex count and the edges: the same exactly when two meshes have the same graph Laplacian."""
     pairs = edges(faces, num_vertices).astype("<i8")
     return hashlib.sha256(np.int64(num_vertices).astype("<i8").tobytes() + pairs.tobytes()).hexdigest()
 
 
 def read_mesh(path: str | Path) -> Mesh:
-    """Read a triangle mesh (.obj .ply .off .stl), vertex order untouched; units as in the file.
+    """Read a triangle mesh (.obj .ply .off .stl). The order of vertices and the units are those of the file.
 
-    Raises ValueError naming the file when it is missing, of another kind, too large, unreadable or has no triangles.
+    Raises ValueError naming the file when it is missing, of another type, too large, unreadable or without triangles.
     """
     import trimesh
 
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such mesh file")
-    if path.suffix.lower() not in SUFFIXES:  # trimesh reads more, and what those formats refer to
+    if path.suffix.lower() not in SUFFIXES:  # trimesh reads more formats, and the files that those refer to
         raise ValueError(f"{path}: expected a mesh file ({' '.join(SUFFIXES)})")
     safe_files.check_size(path, MOST_BYTES)
     try:
         if path.suffix.lower() == ".obj":
             vertices, faces = _read_obj(path)
-        else:  # unless told not to, trimesh splits the vertices of a .ply along texture seams and drops unused ones
+        else:  # by default trimesh splits the vertices of a .ply along texture seams and drops unused ones
             loaded = trimesh.load_mesh(path, process=False, fix_texture=False, skip_materials=True)
             vertices, faces = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.int32)
-    except Exception as error:  # trimesh's readers raise whatever the parser beneath raised
+    except Exception as error:  # trimesh's readers raise many kinds of errors
         raise ValueError(f"{path}: not a readable mesh ({error})") from error
     if not len(faces):
         raise ValueError(f"{path}: no triangles among its {len(vertices)} vertices")
@@ -121,7 +148,7 @@ def read_mesh(path: str | Path) -> Mesh:
 
 
 def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices and triangles (polygons as fans) of the v and f lines; trimesh splits, reorders and drops vertices."""
+    """Vertices, and triangles (polygons as fans), of an .obj; trimesh would split, reorder and drop vertices."""
     vertices, faces = array("f"), array("i")
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in _whole_lines(file):
@@ -132,7 +159,7 @@ def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray]:
             elif kind == "f":
                 numbers = [int(word.split("/")[0]) for word in words]
                 if 0 in numbers:
-                    raise ValueError(f"a face names vertex 0, they count from 1: {line.strip()[:80]}")
+                    raise ValueError(f"a face names vertex 0, vertices count from 1: {line.strip()[:80]}")
                 first, *others = [number - 1 if number > 0 else len(vertices) // 3 + number for number in numbers]
                 for a, b in itertools.pairwise(others):
                     faces.extend((first, a, b))
@@ -140,12 +167,12 @@ def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _whole_lines(file: Iterable[str]) -> Iterator[str]:
-    """Lines, those that end in a backslash joined with the next."""
+    """Yield lines; a line that ends in a backslash is joined with the next."""
     begun = ""
     for line in file:
         begun += line
         if len(begun) > LINE:
-            raise ValueError(f"a line of more than {LINE:,} characters")
+            raise ValueError(f"a line has more than {LINE:,} characters")
         if begun.endswith("\\\n"):
             begun = begun[:-2] + " "
             continue
@@ -155,7 +182,7 @@ def _whole_lines(file: Iterable[str]) -> Iterator[str]:
 
 
 def write_mesh(path: str | Path, mesh: Mesh) -> None:
-    """Write a mesh as the file's suffix says (.ply, .obj, .stl, .off, .glb), vertex order kept."""
+    """Write a mesh in the format of the suffix (.ply, .obj, .stl, .off, .glb). The order of vertices is kept."""
     import trimesh
 
     trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).export(Path(path))

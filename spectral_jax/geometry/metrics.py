@@ -1,4 +1,4 @@
-"""Errors of reconstructed meshes in millimetres, mesh by mesh, and their summary."""
+"""Errors of reconstructed meshes in millimetres, per mesh, and their summary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 
 class ErrorSummary(NamedTuple):
-    """Statistics over the meshes of a split, millimetres; the standard deviation is the population's."""
+    """Statistics over the meshes of a split in millimetres. The standard deviation is that of the population."""
 
     mean_mm: float
     median_mm: float
@@ -24,20 +24,20 @@ class ErrorSummary(NamedTuple):
 def vertex_errors_mm(
     vertices: Float[Array | np.ndarray, "*batch vertex 3"], other: Float[Array | np.ndarray, "*batch vertex 3"]
 ) -> Float[Array, "*batch vertex"]:
-    """Euclidean distances in millimetres between corresponding vertices given in metres."""
+    """Euclidean distances in millimetres between corresponding vertices in metres."""
     return 1000 * jnp.linalg.norm(vertices - other, axis=-1)
 
 
 def summarise(errors_mm: Float[Array | np.ndarray, "mesh"]) -> ErrorSummary:
-    """Summary of per-mesh errors, computed in float64 (the numbers of the published evaluation)."""
+    """Summarise per-mesh errors in float64, by the statistics of the published evaluation."""
     errors = np.asarray(errors_mm, np.float64)
     return ErrorSummary(*(float(f(errors)) for f in (np.mean, np.median, np.std, np.min, np.max)))
 
 
 def map_batches(function: Callable, batch_size: int, *arrays: Array | np.ndarray):
-    """`function` over consecutive batches of the arrays' leading axis, the smaller last batch included.
+    """Map `function` over consecutive batches of the arrays' leading axis, including a smaller last batch.
 
-    Traceable: one loop for the full batches and one more call for the rest, so every row is computed exactly once.
+    Traceable: one loop over the full batches and one call for the rest, so each row is computed exactly once.
     """
     count = len(arrays[0])
     full = count - count % batch_size

@@ -1,4 +1,4 @@
-"""Pictures of meshes without a display or a GPU: flat shading, far triangles painted first."""
+"""Draw meshes without a display or a GPU: flat shading, painter's algorithm."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from spectral_jax import extras
 
 LIGHT = np.array([0.3, 0.5, 0.8]) / np.linalg.norm([0.3, 0.5, 0.8])
 GREY = (0.72, 0.74, 0.78)
-SMOOTH = 2  # pixels drawn for one shown, each way
+SMOOTH = 2  # supersampling: pixels drawn for each pixel of the image, in each direction
 
 
 def window(vertices: Float[np.ndarray, "*mesh vertex 3"], turn: float = 25.0) -> tuple[float, float, float]:
-    """Middle (x, y) and half the side, metres, of the square that shows all meshes, with a small margin."""
+    """Centre (x, y) and half the side, in metres, of a square that shows all meshes with a small margin."""
     seen = (vertices @ _rotation(turn))[..., :2].reshape(-1, 2)
     low, high = seen.min(axis=0), seen.max(axis=0)
     x, y = (low + high) / 2
@@ -32,9 +32,10 @@ def draw(
     turn: float = 25.0,
     colours: Float[np.ndarray, "face 3"] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """A mesh (y up) seen from the front, turned by degrees about y, in a square `window`; colours in 0 to 1.
+    """Draw a mesh (y up) seen from the front as an image of `size` pixels squared.
 
-    Raises ValueError where Pillow is missing.
+    `view` is a `window`; `turn` rotates the mesh about y, in degrees; `colours` are from 0 to 1. Raises ValueError
+    where Pillow is missing.
     """
     image_module, draw_module = _pillow("Image"), _pillow("ImageDraw")
     corners = (vertices @ _rotation(turn))[faces]
@@ -54,7 +55,7 @@ def draw(
 
 
 def write_gif(path: str | Path, frames: list[UInt8[np.ndarray, "height width 3"]], seconds: float = 3.0) -> None:
-    """Write pictures as a looping .gif, forth in `seconds` and back. Raises ValueError where Pillow is missing."""
+    """Write images as a looping .gif, forwards in `seconds` and back. Raises ValueError without Pillow."""
     image_module = _pillow("Image")
     images = [image_module.fromarray(frame) for frame in [*frames, *frames[-2:0:-1]]]
     duration = max(20, round(1000 * seconds / max(1, len(frames) - 1)))
@@ -62,12 +63,12 @@ def write_gif(path: str | Path, frames: list[UInt8[np.ndarray, "height width 3"]
 
 
 def available() -> bool:
-    """Whether Pillow is there, which pictures need."""
+    """Whether Pillow, which drawing needs, is installed."""
     return importlib.util.find_spec("PIL") is not None
 
 
 def _rotation(turn: float) -> np.ndarray:
-    """The matrix that rows of points are multiplied with."""
+    """The rotation about y by degrees, as a matrix to multiply rows of points with from the right."""
     c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]).T
 

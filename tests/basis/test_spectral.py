@@ -114,7 +114,7 @@ def damaged(basis, path, **changes):
     ("change", "message"),
     [
         (lambda b: {"modes": np.asarray(b.modes) * 1.01}, "not orthonormal"),
-        (lambda b: {"modes": np.asarray(b.modes)[:, :5]}, "do not fit"),
+        (lambda b: {"modes": np.asarray(b.modes)[:, :5]}, r"modes \(162, 5\), eigenvalues \(162,\)"),
         (lambda b: {"faces": b.faces[:-9]}, "fingerprint"),
         (lambda b: {"modes": np.full_like(b.modes, np.nan)}, "not orthonormal"),
         (lambda b: {"eigenvalues": np.array([{}], object)}, "not a spectral basis"),
@@ -195,7 +195,7 @@ def test_a_file_keeps_the_mass(cotangent_basis, tmp_path):
     loaded = spectral.load(tmp_path / "basis.npz")
     np.testing.assert_array_equal(loaded.mass, cotangent_basis.mass)
     np.testing.assert_array_equal(spectral.truncate(loaded, 5).mass, cotangent_basis.mass)
-    for mass, message in ((-loaded.mass, "not all of it is positive"), (loaded.mass[:-1], r"mass \(641,\) of 642")):
+    for mass, message in ((-loaded.mass, "positive"), (loaded.mass[:-1], r"mass \(641,\), expected \(642,\)")):
         path = damaged(loaded, tmp_path / "damaged.npz", mass=mass)
         with pytest.raises(ValueError, match=rf"damaged\.npz: .*{message}"):
             spectral.load(path)
