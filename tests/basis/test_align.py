@@ -112,9 +112,7 @@ def test_modes_of_another_span_are_reported(data):
 
 
 def test_another_connectivity_is_refused(sphere_basis, data):
-    with pytest.raises(
-        ValueError, match=r"1229 vertices and .*162 vertices and .*not the same connectivity"
-    ):
+    with pytest.raises(ValueError, match=r"1229 vertices and .*162 vertices and .*not the same connectivity"):
         align.align(data.basis, sphere_basis)
     vertices, coefficients = random_meshes(sphere_basis, 2)
     with pytest.raises(ValueError, match=r"2 meshes of 162 vertices .* the basis has 1229"):

@@ -127,7 +127,7 @@ def test_meshes_are_placed_as_those_of_the_runs_dataset(trained, codec, test_spl
 
     shutil.rmtree(tmp_path / "data")
     assert main(["encode", str(mesh), str(tmp_path / "e.npz"), "--run", str(placed), *options[:2]]) == 2
-    assert "is not there to tell how its meshes are placed: give --center, --scale and --up" in capsys.readouterr().err
+    assert "give --center, --scale and --up" in capsys.readouterr().err
     assert main(["encode", str(mesh), str(tmp_path / "e.npz"), "--run", str(placed), *options]) == 0
 
 
@@ -189,7 +189,7 @@ def test_another_network_is_warned_of(trained, latents, tmp_path, capsys):
     assert main(["decode", str(latents), str(tmp_path / "a.npz"), "--run", str(trained)]) == 0
     assert "warning" not in capsys.readouterr().err
     assert main(["decode", str(latents), str(tmp_path / "b.npz"), "--run", str(other)]) == 0
-    warning = f"was made by {trained.resolve()} (epoch 2), and is decoded by {other} (epoch 2)"
+    warning = f"was made by {trained.resolve()} (epoch 2), but is decoded by {other} (epoch 2)"
     assert warning in capsys.readouterr().err
 
 
@@ -226,7 +226,11 @@ def error_cases(tmp_path, data, run, latents, sphere, codec):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("years of work")
     (tmp_path / "taken.npz").write_text("years of work")
-    new, at, connectivity = str(tmp_path / "new.npz"), lambda name: str(tmp_path / name), codec.basis.fingerprint[:12]
+    new, at, connectivity = (
+        str(tmp_path / "new.npz"),
+        lambda name: str(tmp_path / name),
+        codec.basis.fingerprint[:12],
+    )
 
     def enc(data, *options, out=new):
         return ["encode", data, out, *options, "--run", run]
@@ -237,7 +241,7 @@ def error_cases(tmp_path, data, run, latents, sphere, codec):
     return {
         "no run": (["encode", data, new, "--run", "none"], "none: no such run folder"),
         "no data": (enc("none"), "none: no such dataset, mesh or file of coefficients"),
-        "no split": (enc(data, "--split", "vald"), "no split 'vald', there are train, test, and all of them: all"),
+        "no split": (enc(data, "--split", "vald"), "no split 'vald', available: train, test, all"),
         "split of a mesh": (enc(at("fine.ply"), "--split", "test"), "is not a dataset, it has no split 'test'"),
         "another suffix": (enc(data, out=at("new.npy")), "new.npy: latents are written as an .npz file"),
         "taken": (enc(data, out=at("taken.npz")), "taken.npz exists already; --overwrite replaces it"),
@@ -252,9 +256,12 @@ def error_cases(tmp_path, data, run, latents, sphere, codec):
         "latents of no name": (dec(at("nothing.npz")), "nothing.npz: not a readable file of latents"),
         "other size": (dec(at("five.npy")), f"five.npy: latents are float32 (2, 5), {run} needs float (meshes, 4)"),
         "empty": (dec(at("none.npy")), "none.npy"),
-        "infinite": (dec(at("infinite.npy")), "infinite.npy: latent 1 is [1.0, inf, 0.0, 0.0], not finite"),
+        "infinite": (dec(at("infinite.npy")), "infinite.npy: latent 1 is [1.0, inf, 0.0, 0.0], expected finite"),
         "pickled latents": (dec(at("pickled.npz")), "pickled.npz: not a readable file of latents"),
-        "foreign": (dec(at("foreign.npz")), f"latents are of connectivity 0123456789ab, {run} has {connectivity}"),
+        "foreign": (
+            dec(at("foreign.npz")),
+            f"connectivity 0123456789ab, {run} has 162 vertices and connectivity {connectivity}",
+        ),
         "torn": (dec(at("torn.npz")), "torn.npz: not a readable file of latents"),
         "text": (dec(at("text.npz")), "text.npz: not a readable file of latents"),
         "taken by decode": (dec(str(latents), at("taken.npz")), "taken.npz exists already; --overwrite replaces it"),
