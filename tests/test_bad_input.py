@@ -287,7 +287,7 @@ CASES = {
         ),
         "of one mesh of many": (
             lambda at: build(at, folder_of_meshes(at, b=("open.ply", at.tmp / "open.ply"))),
-            ["open.ply", "another connectivity", "314 faces", "320"],
+            ["open.ply", "connectivity", "314 faces", "320"],
         ),
         "of a dataset": (
             lambda at: ["eval", at.run, "--data", at.made / "other"],

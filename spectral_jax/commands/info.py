@@ -72,9 +72,7 @@ def read_sample(data, split: str, count: int):
     """Coefficients, and vertices where there are any, of at most `count` meshes spread evenly over a split."""
     import numpy as np
 
-    if split not in data.splits:
-        raise ValueError(f"{data.path}: no split {split!r}, there are {', '.join(data.splits)}")
-    records = data.splits[split]
+    records = data.records(split)
     chosen = np.unique(np.linspace(0, len(records) - 1, count).astype(int)).tolist()
     examples = [records[i] for i in track(chosen, f"reading {split}")]
     coefficients = np.stack([example.coefficients for example in examples])

@@ -54,9 +54,7 @@ def read_mesh(text: str, network: Network, split: str) -> np.ndarray:
 
     modes = network.run.config.model.modes
     if text.isdecimal():
-        if split not in network.data.splits:
-            raise ValueError(f"{network.data.path}: no split {split!r}, there are {', '.join(network.data.splits)}")
-        records = network.data.splits[split]
+        records = network.data.records(split)
         if int(text) >= len(records):
             raise ValueError(f"{network.data.path}: mesh {text} of split {split}, which has {len(records)}")
         return records[int(text)].coefficients[:modes]
@@ -82,9 +80,7 @@ def read_others(network: Network, split: str) -> ReferenceMeshes:
     """Meshes spread over a split, as far as the network's modes hold them."""
     from spectral_jax.basis import spectral
 
-    if split not in network.data.splits:
-        raise ValueError(f"{network.data.path}: no split {split!r}, there are {', '.join(network.data.splits)}")
-    records, modes = network.data.splits[split], network.run.config.model.modes
+    records, modes = network.data.records(split), network.run.config.model.modes
     chosen = np.unique(np.linspace(0, len(records) - 1, NEAREST).astype(int)).tolist()
     coefficients = np.stack([records[i].coefficients[:modes] for i in track(chosen, f"reading {split}")])
     latents = network.codec.encode(coefficients)

@@ -59,7 +59,7 @@ def find(folder: str | Path) -> list[Item]:
     paths = [folder / name for name in glob.iglob("**/*", root_dir=folder, recursive=True)]  # skips hidden files
     paths = [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not paths:
-        raise ValueError(f"{folder}: contains no mesh files ({' '.join(SUFFIXES)})")
+        raise ValueError(f"{folder}: no mesh files ({' '.join(SUFFIXES)})")
     return sorted((item for path in paths for item in _items(path, folder)), key=lambda item: item.name)
 
 

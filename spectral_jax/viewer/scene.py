@@ -133,9 +133,7 @@ def prepare(run: Run, data: Data, codec: Codec, geodesic: Callable) -> Subject:
 
     @functools.lru_cache(maxsize=64)
     def mesh(split: str, index: int) -> Sample:
-        if split not in data.splits:
-            raise ValueError(f"{data.path}: no split {split!r}, there are {', '.join(data.splits)}")
-        records = data.splits[split]
+        records = data.records(split)
         if not 0 <= index < len(records):
             raise ValueError(f"{data.path}: mesh {index} of split {split}, which has {len(records)}")
         example = records[index]

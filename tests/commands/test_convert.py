@@ -252,7 +252,7 @@ def error_cases(tmp_path, run_folder, data):
         "other basis": (
             ["convert", run_folder, f"{new}.ckpt", "--verify", "--data", data], "not the same connectivity"
         ),
-        "import of prepared data": (["dataset", "import", data, new], "one dataset expected, there are 0"),
+        "import of prepared data": (["dataset", "import", data, new], "0 datasets, expected 1"),
         "import over a folder": (["dataset", "import", DATA, data], "exists already; --overwrite replaces it"),
     }  # fmt: skip
 

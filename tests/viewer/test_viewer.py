@@ -144,7 +144,7 @@ def test_a_choice_is_fitted_to_what_there_is(subject):
     [
         ("test", 9, "mesh 9 of split test, which has 9"),
         ("test", -1, "mesh -1 of split test, which has 9"),
-        ("vald", 0, "no split 'vald', there are train, test"),
+        ("vald", 0, "no split 'vald', available: train, test"),
     ],
 )
 def test_a_mesh_that_is_not_there_is_named(subject, split, index, message):
@@ -421,7 +421,7 @@ def test_nothing_is_drawn_for_a_browser_that_has_gone(opened):
         (["--port", "70000"], "--port must be from 1 to 65535, not 70000"),
         (["--host", "not a host"], "--host not a host cannot be listened at"),
         (["--index", "9"], "mesh 9 of split test, which has 9"),
-        (["--split", "vald"], "no split 'vald', there are train, test"),
+        (["--split", "vald"], "no split 'vald', available: train, test"),
         (["--data", "nowhere"], "nowhere: no such data folder"),
         (["--screenshot", "a.png"], "--screenshot a.png needs --backend polyscope, not web"),
         (["--backend", "polyscope", "--screenshot", "a.gif"], "a.gif: expected a name that ends in .png or .jpg"),
