@@ -11,6 +11,8 @@ from spectral_jax.files.progress import Silent
 ROOT = Path(__file__).parent.parent
 TINY = Path(__file__).parent / "tiny"  # data, weights and figures of the PyTorch system, made with it
 
+PEOPLE = (10, 12, 10, 12, 9)  # meshes of each identity in the fixture `people`
+
 SOFTWARE_WEBGL = "--headless=new --no-sandbox --disable-gpu --use-gl=angle --use-angle=swiftshader"
 SILENT = "--no-first-run --disable-quic --disable-background-networking --disable-component-update --disable-sync"
 CHROMIUM = f"{SOFTWARE_WEBGL} --enable-unsafe-swiftshader {SILENT}"
@@ -54,6 +56,11 @@ def write_2026(root, data):
         np.save(folder / f"{name}_coeffs.npy", np.stack([example.coefficients for example in examples]))
     np.save(folder / "vald_vertices.npy", np.stack([example.vertices for example in data.splits["test"]]))
     return folder
+
+
+def contents(folder):
+    """The bytes of each file in a folder, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 class Interrupting(Silent):

@@ -86,9 +86,9 @@ class DatasetImport:
         writer.check_replaceable(self.out, self.overwrite)
         data = pytorch_layouts.open_pytorch_layout(self.data)
         template = Mesh(data.splits["test"][0].vertices, np.asarray(data.basis.faces))
-        source = data.metadata["source"]
+        contents = data.basis, template, data.splits, data.metadata["source"]
         with Bars() as bars:
-            writer.write(self.out, data.basis, template, data.splits, source, self.overwrite, bars)
+            writer.write(self.out, *contents, overwrite=self.overwrite, progress=bars)
         show_counts(open_data(self.out))
 
 

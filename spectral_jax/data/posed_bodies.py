@@ -38,7 +38,7 @@ def demo(recipe: DemoRecipe, progress: Progress = SILENT) -> Path:
     """Build the demo dataset and return its folder. Raises ValueError if the folder exists (unless overwrite)."""
     writer.check_replaceable(recipe.out, recipe.overwrite)
     body = load_body(demo_body_path(recipe.vertices))
-    basis = spectral.compute(body.faces, body.num_vertices, recipe.modes)
+    basis = spectral.compute(body.faces, body.num_vertices, recipe.modes, progress=progress)
     projector = _projector(basis, {"male": body, "female": body})
     metadata = {"recipe": "demo", "seed": recipe.seed, "frames_per_sequence": DEMO_FRAMES}
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +54,8 @@ def demo(recipe: DemoRecipe, progress: Progress = SILENT) -> Path:
             split: Recordings(chosen, _demo_frames, strict=True).source(projector, split == "test")
             for split, chosen in splits.items()
         }
-        return writer.write(recipe.out, basis, _rest_shape(body), sources, metadata, recipe.overwrite, progress)
+        template, overwrite = _rest_shape(body), recipe.overwrite
+        return writer.write(recipe.out, basis, template, sources, metadata, overwrite=overwrite, progress=progress)
 
 
 def published(which: Literal["amass", "dfaust"], recipe: PublishedRecipe, progress: Progress = SILENT) -> Path:
@@ -84,7 +85,8 @@ def published(which: Literal["amass", "dfaust"], recipe: PublishedRecipe, progre
         version = writer.file_version(files) + recipe.strict * " strict"
         sources[split] = Recordings(recordings, frames, recipe.strict).source(projector, split == "test", version)
     metadata = {"recipe": which, "folder": str(recipe.amass), "body_folder": str(recipe.body_dir)}
-    return writer.write(recipe.out, basis, template, sources, metadata, recipe.overwrite, progress)
+    overwrite = recipe.overwrite
+    return writer.write(recipe.out, basis, template, sources, metadata, overwrite=overwrite, progress=progress)
 
 
 def _demo_frames(count: int) -> list[int]:

@@ -44,7 +44,8 @@ def build(recipe: MeshRecipe, progress: Progress = SILENT) -> Path:
         sources[split] = meshes.source(projector, keep_vertices=split == "test")
     metadata = {"recipe": "meshes", "folder": str(recipe.folder), **placement}
     metadata |= {"split_by": recipe.split_by, "unused": len(parts["unused"])}
-    return writer.write(recipe.out, basis, template, sources, metadata, recipe.overwrite, progress)
+    overwrite = recipe.overwrite
+    return writer.write(recipe.out, basis, template, sources, metadata, overwrite=overwrite, progress=progress)
 
 
 @dataclass(frozen=True)

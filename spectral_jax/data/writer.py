@@ -125,6 +125,7 @@ def write(
     template: Mesh,
     splits: Mapping[str, Source | Iterable[Example]],
     source: dict[str, Any],
+    *,
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> Path:
