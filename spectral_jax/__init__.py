@@ -1,4 +1,7 @@
-"""Learning on registered 3D meshes in the spectral domain, in JAX and Flax."""
+"""Learning on registered 3D meshes in the spectral domain, in JAX and Flax.
+
+The public names load when first used, so importing the package is cheap. docs/architecture.md describes the folders.
+"""
 
 import importlib
 from typing import TYPE_CHECKING

@@ -178,7 +178,7 @@ def test_unwritable_output_is_one_line(data_folder, tmp_path, capsys):
     assert "file" in capsys.readouterr().err
 
 
-def test_a_misspelt_option_is_met_with_a_suggestion(capsys):
+def test_a_misspelt_option_gets_a_suggestion(capsys):
     assert main(["train", "--latent-siz", "3"]) == 2
     assert "--latent-size" in capsys.readouterr().err
 
@@ -189,7 +189,7 @@ def test_debug_shows_the_traceback():
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_says_how_to_go_on(data_folder, tmp_path, number, code):
+def test_a_signal_saves_and_prints_how_to_resume(data_folder, tmp_path, number, code):
     options = ["--data", str(data_folder), "--epochs", "300", *QUICK, "--validate-every", "50"]
     command = [sys.executable, ROOT / "train.py", "--run", tmp_path / "stopped", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
