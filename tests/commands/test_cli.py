@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from helpers import ROOT
 
 import spectral_jax
 from spectral_jax.basis import spectral
-from spectral_jax.cli import main
+from spectral_jax.cli import main, parse
 from spectral_jax.geometry.mesh import write_mesh
 from spectral_jax.runs import run
 from spectral_jax.runs.logs import read_log
@@ -97,6 +98,26 @@ def test_bare_call_prints_help(capsys):
 def test_version_is_that_of_the_package(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.split() == ["spectral-jax", spectral_jax.__version__]
+
+
+def documented_commands():
+    """Yield page and arguments of all commands in the documents, except those that resume a run: they read it."""
+    scripts = {"train": ["train"], "eval": ["eval"], "convert_torch_checkpoint": ["convert"]}
+    for page in ("README.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for script, options in re.findall(r"^    .*?(?:spectral-jax|python (\w+)\.py)( .*)$", text, re.MULTILINE):
+            if "--resume" not in options:
+                yield page, scripts.get(script, []) + shlex.split(options, comments=True)
+
+
+def test_every_command_in_the_documents_parses():
+    commands = list(documented_commands())
+    assert len(commands) > 30
+    for page, arguments in commands:
+        try:
+            parse(arguments)
+        except SystemExit:
+            pytest.fail(f"{page}: {' '.join(arguments)}")
 
 
 def test_resume_keeps_the_options_and_takes_more_epochs(trained, tmp_path):
