@@ -1,4 +1,4 @@
 """Prepared datasets: how to read them, how to write them, and the recipes that build them.
 
-`dataset` opens a prepared folder, `pytorch_layouts` opens those of the PyTorch code. `training` makes batches.
+`open` opens any dataset; `recipes` has the options of all recipes. `training` makes batches.
 """

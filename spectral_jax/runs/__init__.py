@@ -1,4 +1,4 @@
-"""Run folders: configuration, checkpoints, logs, provenance, single-file bundles, and evaluation.
+"""Run folders: configuration, checkpoints, logs, provenance, evaluation, files of latents, single-file bundles.
 
 `run` creates, trains and loads a run; `checkpoint` says what a checkpoint holds. `training` has the training itself.
 """
