@@ -24,18 +24,21 @@ ACTIVATIONS = {
     "Sigmoid": nn.sigmoid,
     "LeakyReLU": lambda x: nn.leaky_relu(x, 0.01),
 }
+# The published layers (Lemeunier et al. 2022, section 4): channels before and after each convolution of the encoder,
+# and lengths along frequency after each pooling. The decoder mirrors them, with 16 channels before its last layer.
 CHANNELS = (3, 16, 32, 64, 128)
 POOLED = (256, 64, 32, 16)
+DECODER_CHANNELS = (64, 32, 16, 16)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Options of the network; the defaults are the published SAE-LP-4096-16. Raises ValueError for an unusable one."""
+    """Options of the network; the defaults are the published SAE-LP-4096-16. Raises ValueError for an invalid value."""
 
     modes: int = 4096
-    """Spectral modes in and out (published: nb_freq)."""
+    """Number of spectral modes in and out (published: nb_freq)."""
     latent_size: int = 16
-    """Numbers in a latent (published: size_latent)."""
+    """Size of the latent vector (published: size_latent)."""
     conv_size: int = 3
     """Width of every convolution along frequency, odd (published: size_conv)."""
     activation: Activation = "ELU"
@@ -47,7 +50,7 @@ class ModelConfig:
         if self.latent_size < 1:
             raise ValueError(f"latent size must be at least 1, not {self.latent_size}")
         if self.conv_size < 1 or self.conv_size % 2 == 0:
-            raise ValueError(f"conv size must be odd, so that lengths are kept, not {self.conv_size}")
+            raise ValueError(f"conv size must be odd, so that convolutions keep the length, not {self.conv_size}")
         if self.activation not in get_args(Activation):
             raise ValueError(f"activation must be one of {', '.join(get_args(Activation))}, not {self.activation!r}")
 
@@ -66,7 +69,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "chan batch freq"]) -> Float[Array, "out batch freq"]:
-        """The convolved channels."""
+        """Convolve the channels and add the bias."""
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (self.size, x.shape[0], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         convolve = primitives.convolve_custom_backward if self.custom_backward else primitives.convolve
@@ -74,9 +77,10 @@ class Conv(nn.Module):
 
 
 class SpectralAutoencoder(nn.Module):
-    """Encoder and decoder on spectral coefficients (batch, freq, 3); inputs are not standardised.
+    """Encoder and decoder on spectral coefficients (batch, freq, 3). Inputs are not standardised.
 
-    With `trained` the gradients are those of `primitives`: faster in reverse mode, none in forward mode.
+    With `custom_backward`, gradients use the hand-written backward passes of `primitives`: faster in reverse mode, but
+    without forward mode.
     """
 
     config: ModelConfig
@@ -90,11 +94,11 @@ class SpectralAutoencoder(nn.Module):
         self.encoder_linear = nn.Dense(config.latent_size, kernel_init=xavier)
         self.decoder_linear = nn.Dense(CHANNELS[-1] * POOLED[-1], kernel_init=xavier)
         self.upsampling = [self.param(f"upsampling_{i}", xavier, shape[::-1]) for i, shape in enumerate(reversed(ends))]
-        self.decoder_conv = [Conv(features, config.conv_size, self.custom_backward) for features in (64, 32, 16, 16)]
+        self.decoder_conv = [Conv(features, config.conv_size, self.custom_backward) for features in DECODER_CHANNELS]
         self.last_conv = Conv(CHANNELS[0], config.conv_size, self.custom_backward)
 
     def encode(self, coefficients: Float[Array, "batch freq 3"]) -> Float[Array, "batch latent"]:
-        """Latents of coefficients. Raises ValueError when the mode count is not the network's."""
+        """Latents of coefficients. Raises ValueError for a wrong number of modes."""
         if coefficients.shape[1:] != (self.config.modes, 3):
             raise ValueError(
                 f"coefficients are (batch, {self.config.modes}, 3) for this network, not {coefficients.shape}"
@@ -106,7 +110,7 @@ class SpectralAutoencoder(nn.Module):
         return self.encoder_linear(x.transpose(1, 0, 2).reshape(len(coefficients), -1))
 
     def decode(self, latents: Float[Array, "batch latent"]) -> Float[Array, "batch freq 3"]:
-        """Coefficients of latents. Raises ValueError when the latent size is not the network's."""
+        """Coefficients of latents. Raises ValueError for a wrong latent size."""
         if latents.shape[1:] != (self.config.latent_size,):
             raise ValueError(f"latents are (batch, {self.config.latent_size}) for this network, not {latents.shape}")
         activation, pool = self._operations()
@@ -116,25 +120,26 @@ class SpectralAutoencoder(nn.Module):
         return self.last_conv(x).transpose(1, 2, 0)
 
     def _operations(self):
+        """The activation, and the pooling with or without its custom backward pass."""
         pool = primitives.pool_custom_backward if self.custom_backward else primitives.pool
         return ACTIVATIONS[self.config.activation], pool
 
     def __call__(self, coefficients: Float[Array, "batch freq 3"]) -> Float[Array, "batch freq 3"]:
-        """Coefficients through the latent and back."""
+        """Encode coefficients, and decode their latents."""
         return self.decode(self.encode(coefficients))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def init_params(config: ModelConfig, key: Array) -> dict:
-    """Fresh parameters: Xavier uniform weights and pooling matrices, zero biases, float32.
+    """Initialise parameters, float32: Xavier uniform for weights and pooling matrices, zero for biases.
 
-    The distribution is that of `SpectralAutoencoder.init`, drawn in one go: XLA takes ten times as long to compile a
-    random generator for each of the 18 weights.
+    The distribution is that of `SpectralAutoencoder.init`. All weights are drawn at once: XLA takes ten times as
+    long to compile a random generator for each of the 18 weights.
     """
     example = jax.ShapeDtypeStruct((1, config.modes, 3), jnp.float32)
     shapes = jax.eval_shape(SpectralAutoencoder(config).init, key, example)["params"]
     leaves, structure = jax.tree.flatten(shapes)
-    sizes = [0 if leaf.ndim == 1 else leaf.size for leaf in leaves]  # one axis: a bias
+    sizes = [0 if leaf.ndim == 1 else leaf.size for leaf in leaves]  # leaves with one axis are biases
     draws = jnp.split(jax.random.uniform(key, (sum(sizes),), minval=-1, maxval=1), np.cumsum(sizes)[:-1])
 
     def xavier(draw, leaf):

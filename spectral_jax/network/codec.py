@@ -1,4 +1,4 @@
-"""A trained network on any number of meshes: compiled for a few batch sizes, and the device is not kept waiting."""
+"""Apply a trained network to any number of meshes, in batches of few sizes, with transfers beside the computation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.network.autoencoder import SpectralAutoencoder
 
-BATCH = 64  # meshes at once; on two CPU cores 64 and 16 are within 30 %, and a GPU wants many
-AHEAD = 2  # batches on their way while the one before them is fetched
+BATCH = 64  # meshes in a batch; 16 to 64 are within 30 % on two CPU cores, and a GPU needs many
+AHEAD = 2  # batches that are computed while an earlier one is fetched
 
 
 @runtime_checkable
 class Trained(Protocol):
-    """What a codec is made of: a `Run`, or anything with a network, its parameters and their basis."""
+    """What `Codec.of` accepts: a `Run`, or anything with a network, its parameters and their basis."""
 
     @property
     def model(self) -> SpectralAutoencoder: ...
@@ -37,14 +37,15 @@ class Trained(Protocol):
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["params", "basis"], meta_fields=["model"])
 @dataclass(frozen=True)
 class Codec:
-    """A trained network and the modes it works on, both on the device.
+    """A trained network and its basis, both on the device.
 
-    Its methods take any number of meshes, an array or rows that are read one after the other while the device works,
-    and return float32 on the host. Programs are compiled for batches of 64, and of 1, 2, 4, ... where that is all, so
-    7 times at most each; a batch is filled up with zeros, which no other row notices. All products are at precision
-    "highest", as in the evaluation. They raise ValueError for rows of another shape than the network's.
+    The methods take any number of meshes, as an array or as rows that are read while the device works, and return
+    float32 on the host. Batches have 64 rows, or the next power of two for fewer rows: at most 7 compilations per
+    function. Missing rows are padded with zeros and do not affect the others. All products have precision "highest", as
+    in the evaluation. Raises ValueError for rows of a shape that the network does not take.
 
-    Under `jit` and `grad` use `encode_batch` and the like: a codec is a pytree, so its parameters are arguments.
+    Under `jit` and `grad` use `encode_batch` and the other functions below: a codec is a pytree, so its parameters are
+    arguments.
     """
 
     model: SpectralAutoencoder
@@ -53,7 +54,7 @@ class Codec:
 
     @classmethod
     def of(cls, run: Trained) -> Codec:
-        """The codec of a run."""
+        """Make the codec of a run, on the default device."""
         basis = None if run.basis is None else spectral.truncate(run.basis, run.model.config.modes)
         return cls(run.model, jax.device_put(run.params), jax.device_put(basis))
 
@@ -62,7 +63,7 @@ class Codec:
         return self._gather(encode_batch, coefficients, (self.model.config.latent_size,))
 
     def encode_vertices(self, vertices: Iterable) -> Float[np.ndarray, "mesh latent"]:
-        """Latents of vertices (mesh, vertex, 3) in metres, placed as those it was trained on."""
+        """Latents of vertices (mesh, vertex, 3) in metres, placed like the training meshes."""
         return self._gather(encode_vertices_batch, vertices, (self.model.config.latent_size,))
 
     def decode(self, latents: Iterable) -> Float[np.ndarray, "mesh freq 3"]:
@@ -74,14 +75,14 @@ class Codec:
         return self._gather(decode_vertices_batch, latents, (self.basis.num_vertices, 3))
 
     def reconstruct(self, coefficients: Iterable) -> Float[np.ndarray, "mesh vertex 3"]:
-        """Vertices in metres of coefficients (mesh, freq, 3) through the network."""
+        """Vertices in metres of coefficients (mesh, freq, 3) after encoding and decoding."""
         return self._gather(reconstruct_batch, coefficients, (self.basis.num_vertices, 3))
 
     def stream(self, function: Callable[[Codec, Array], Array], rows: Iterable) -> Iterator[np.ndarray]:
-        """What `decode_batch` or another of them makes of rows, a batch at a time: for more than memory holds."""
+        """Apply `decode_batch` or another such function to rows, and yield the results batch by batch."""
         size, under_way = 1, deque()
         for batch in _batches(rows):
-            size = max(size, 1 << (len(batch) - 1).bit_length())  # a rest is filled up: cheaper than a compilation
+            size = max(size, 1 << (len(batch) - 1).bit_length())  # pad a smaller last batch rather than compile for it
             count = len(batch)
             if count < size:
                 batch = np.concatenate([batch, np.zeros((size - count, *batch.shape[1:]), np.float32)])
@@ -128,12 +129,12 @@ def decode_vertices_batch(codec: Codec, latents: Float[Array, "batch latent"]) -
 
 @jax.jit
 def reconstruct_batch(codec: Codec, coefficients: Float[Array, "batch freq 3"]) -> Float[Array, "batch vertex 3"]:
-    """Vertices in metres of coefficients through the network."""
+    """Vertices in metres of coefficients after encoding and decoding."""
     return decode_vertices_batch(codec, encode_batch(codec, coefficients))
 
 
 def _batches(rows: Iterable) -> Iterator[np.ndarray]:
-    """Arrays of up to BATCH rows, float32; one that is a view of a file is read as it goes."""
+    """Yield arrays of up to BATCH rows, float32. A memory map is read batch by batch."""
     if isinstance(rows, np.ndarray | jax.Array):
         array = np.asarray(rows)
         yield from (np.asarray(array[start : start + BATCH], np.float32) for start in range(0, len(array), BATCH))

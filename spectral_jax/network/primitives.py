@@ -1,10 +1,10 @@
 """The network's operations in the forms that run fastest, forwards and backwards.
 
-Arrays are (chan, batch, freq) all through the network, so that neither a convolution nor a pooling pays for a
-transpose. Each operation with parameters comes twice: as itself, differentiable in every mode, and as `*_trained`, with
-the same values and a backward pass written by hand, which forward mode cannot go through. On two CPU cores (4,096
-modes) a step takes 60 to 70 % of the time with them: left to itself, XLA transposes the wide operand of a product
-where the narrow one would do.
+Arrays are (chan, batch, freq) throughout the network, so neither convolutions nor poolings need a transpose. Each
+operation with parameters has two forms with the same values: the plain one, differentiable in every mode, and
+`*_custom_backward`, with a hand-written backward pass and no forward mode. With these a training step takes 60 to 70 %
+of the time on two CPU cores (4,096 modes), because XLA on its own transposes the wide operand of a product instead of
+the narrow one.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from jaxtyping import Array, Float
 
 
 def _shift(x: Array, places: int) -> Array:
-    """Frequencies moved up by so many places, zeros where nothing was."""
+    """Shift along frequency by `places`, padding with zeros."""
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 0, 0), (places, -places, 0)))
 
 
 def _taps(x: Array, size: int) -> Array:
-    """What each tap of a convolution sees, (size * chan, batch, freq)."""
+    """The shifted inputs of all taps of a convolution, (size * chan, batch, freq)."""
     return jnp.concatenate([_shift(x, size // 2 - tap) for tap in range(size)])
 
 
 def convolve(
     x: Float[Array, "chan batch freq"], kernel: Float[Array, "size chan out"]
 ) -> Float[Array, "out batch freq"]:
-    """Cross-correlation along frequency with zero padding, odd size, as one matrix product and shifts.
+    """Cross-correlation along frequency with zero padding, for an odd size, as one matrix product and shifts.
 
-    Inputs are shifted where they have fewer channels, else products: the narrow side is the cheap one to copy. (XLA's
-    own convolution is three times slower inside a scan on a CPU.)
+    Shifts apply to the side with fewer channels, inputs or products, because it is cheaper to copy. (XLA's own
+    convolution is three times slower inside a scan on a CPU.)
     """
     size, chan, out = kernel.shape
     if chan < out:
@@ -62,7 +62,7 @@ convolve_custom_backward.defvjp(_convolve_forward, _convolve_backward)
 
 
 def pool(x: Float[Array, "chan batch freq"], matrix: Float[Array, "freq pooled"]) -> Float[Array, "chan batch pooled"]:
-    """Frequencies mixed by a matrix: learned pooling, or its opposite (paper section 4)."""
+    """Mix frequencies by a matrix: learned pooling or unpooling (Lemeunier et al. 2022, section 4)."""
     return x @ matrix
 
 
@@ -73,7 +73,7 @@ def _pool_forward(x, matrix):
 def _pool_backward(saved, gradient):
     x, matrix = saved
     rows, columns = matrix.shape
-    # the barrier has the narrow operand transposed beforehand, once; else each pass over the wide one does it
+    # Without the barrier, XLA fuses the transpose of the narrow operand into the product and repeats it.
     left = x.reshape(-1, rows).T
     left = lax.optimization_barrier(left) if rows < columns else left
     return gradient @ matrix.T, left @ gradient.reshape(-1, columns)
@@ -85,7 +85,7 @@ pool_custom_backward.defvjp(_pool_forward, _pool_backward)
 
 @jax.custom_jvp
 def elu(x: Float[Array | np.ndarray, "..."]) -> Float[Array, "..."]:
-    """Exponential linear unit, alpha 1; its derivative is taken from its value, so the exponential is not repeated."""
+    """Exponential linear unit, alpha 1. Its derivative uses its value, so the exponential is computed only once."""
     return jnp.where(x > 0, x, jnp.expm1(jnp.minimum(x, 0)))
 
 

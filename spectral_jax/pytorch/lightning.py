@@ -1,4 +1,4 @@
-"""Checkpoints of PyTorch Lightning with their infos.json as run folders of ours, and back: whole training positions."""
+"""Convert checkpoints of PyTorch Lightning to run folders and back, with the whole training state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,65 +17,13 @@ from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.files import atomic, options, safe_files, torch_file
 from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.pytorch.infos import config_from_infos, infos_from_config
 from spectral_jax.pytorch.state_dict import TABLE, infer_config, params_from_state_dict, state_dict_from_params
 from spectral_jax.runs import checkpoint, run
 from spectral_jax.training.schedule import EPS, FACTOR, PATIENCE, THRESHOLD, Plateau
-from spectral_jax.training.step import VALIDATION_BATCH, TrainConfig, TrainingProgress, TrainState
+from spectral_jax.training.step import TrainConfig, TrainingProgress, TrainState
 
-# Options: the published infos.json.
-
-MODEL_OPTIONS = {
-    "nb_freq": "modes",
-    "size_latent": "latent_size",
-    "size_conv": "conv_size",
-    "activation_func": "activation",
-}
-TRAIN_OPTIONS = {
-    "num_iterations": "epochs",
-    "train_batch_size": "batch_size",
-    "learning_rate": "learning_rate",
-    "check_val_every_n_epoch": "validate_every",
-}
-FIXED_OPTIONS = {"model_type": "LearnedPooling", "loss_type": "MSE"}
-OTHER_OPTIONS = ("device", "job_id", "num_workers", "path", "test_batch_size")
-
-
-def config_from_infos(
-    infos: Mapping[str, Any], inferred: ModelConfig | None = None
-) -> tuple[ModelConfig, TrainConfig, list[str]]:
-    """Our options, and the names in infos that nobody knows; what infos lacks is as inferred, else the default.
-
-    Raises ValueError for a value of the wrong type, another network or loss, or a number that the weights contradict.
-    """
-    for name, value in FIXED_OPTIONS.items():
-        if infos.get(name, value) != value:
-            raise ValueError(f"{name} is {infos[name]!r}, only {value!r} can be read")
-
-    def filled(default, names):
-        given = {ours: infos[theirs] for theirs, ours in names.items() if theirs in infos}
-        return options.fill(default, given, {ours: theirs for theirs, ours in names.items()})
-
-    model, train = filled(inferred or ModelConfig(), MODEL_OPTIONS), filled(TrainConfig(), TRAIN_OPTIONS)
-    contradictions = [
-        f"{theirs} is {infos[theirs]}, the weights say {getattr(inferred, ours)}"
-        for theirs, ours in MODEL_OPTIONS.items()
-        if inferred and ours != "activation" and getattr(model, ours) != getattr(inferred, ours)
-    ]
-    if contradictions:
-        raise ValueError("; ".join(contradictions))
-    known = {*MODEL_OPTIONS, *TRAIN_OPTIONS, *FIXED_OPTIONS, *OTHER_OPTIONS}
-    return model, train, [name for name in infos if name not in known]
-
-
-def infos_from_config(config: run.RunConfig, job_id: str) -> dict[str, Any]:
-    """The published infos.json of our options; it has no place for the seed and the schedule."""
-    infos = {theirs: getattr(config.model, ours) for theirs, ours in MODEL_OPTIONS.items()}
-    infos |= {theirs: getattr(config.train, ours) for theirs, ours in TRAIN_OPTIONS.items()}
-    infos |= FIXED_OPTIONS | {"device": "cpu", "job_id": job_id, "num_workers": 1, "path": config.data}
-    return dict(sorted((infos | {"test_batch_size": VALIDATION_BATCH}).items()))
-
-
-# Training positions: the checkpoints of PyTorch Lightning 1.6.
+# Training state: the checkpoints of PyTorch Lightning 1.6.
 
 BETAS = (0.9, TrainConfig.beta2)
 ADAM = {"eps": 1e-8, "weight_decay": 0, "amsgrad": False, "maximize": False}
@@ -84,76 +32,130 @@ REDUCE_ON_PLATEAU = {
     "factor": FACTOR, "default_min_lr": 0, "min_lrs": [0], "patience": PATIENCE, "cooldown": 0, "eps": EPS,
     "mode_worse": math.inf, "mode": "min", "threshold": THRESHOLD, "threshold_mode": "rel", "cooldown_counter": 0,
 }  # fmt: skip
-OURS = "spectral_jax"  # the key of what Lightning has no place for; it ignores keys it does not know
+OURS = "spectral_jax"  # our own entry in a checkpoint; Lightning ignores entries that it does not know
+
+
+class _Saved(NamedTuple):
+    """What we read of a Lightning checkpoint.
+
+    Attributes:
+      epoch: epochs done.
+      step: optimiser steps done.
+      weights: the published state dict.
+      plateau: state of the plateau rule, with the learning rate.
+      other: settings of Adam that we cannot continue with.
+      steps: Adam's step counts, of which there should be one.
+      averages: Adam's exp_avg and exp_avg_sq by weight, or None before the first step.
+      ours: errors in mm that only our exports hold.
+    """
+
+    epoch: int
+    step: int
+    weights: Mapping[str, Any]
+    plateau: Plateau
+    other: dict[str, Any]
+    steps: set[float]
+    averages: tuple[dict[str, Any] | None, dict[str, Any] | None]
+    ours: dict[str, float | None]
 
 
 def checkpoint_from_lightning(saved: Mapping[str, Any], config: ModelConfig) -> TrainingProgress:
-    """The training position in a Lightning checkpoint; raises ValueError for another network or optimiser.
+    """The training position in a Lightning checkpoint. Raises ValueError for another network or optimiser.
 
-    Lightning's `epoch` counts the epochs it has closed. A checkpoint made by the validation that ends an epoch lacks
-    that one, though its steps are taken, and holds the plateau rule before its step for that epoch; the error the rule
-    would have seen is not in the file, so the rule goes on at the next validation, as in Lightning itself.
+    A checkpoint written by the validation that ends an epoch holds the plateau rule before its step for that epoch. The
+    error that the rule would have seen is not in the file, so the rule continues at the next validation, as it does in
+    Lightning itself.
     """
     try:
-        (optimizer,), schedulers = saved["optimizer_states"], saved["lr_schedulers"]
-        (group,) = optimizer["param_groups"]
-        other = {name: group[name] for name, value in ADAM.items() if group.get(name, value) != value}
-        beta1, _ = group.get("betas", BETAS)
-        plateau = Plateau(_real(group["lr"]))
-        if schedulers:
-            best, bad_epochs = schedulers[0]["best"], schedulers[0]["num_bad_epochs"]
-            plateau = Plateau(plateau.learning_rate, float(best), _count(bad_epochs))
-        epoch, step, weights = saved["epoch"], saved["global_step"], saved["state_dict"]
-        if "loops" in saved:
-            loop = saved["loops"]["fit_loop"]
-            counts, whole = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]["is_last_batch"]
-            epoch = counts["ready"] if whole else counts["completed"]
-        epoch, step = _count(epoch), _count(step)
-        moments = [optimizer["state"][index] for index in group["params"]] if optimizer["state"] else []
-        steps = {_real(moment["step"]) for moment in moments} or {0.0}
-        names = [weight.name for weight in TABLE]
-        averages = [
-            dict(zip(names, [moment[key] for moment in moments], strict=True)) if moments else None
-            for key in ("exp_avg", "exp_avg_sq")
-        ]
-        ours = {name: value for name, value in saved.get(OURS, {}).items() if name in ("validation_mm", "best_mm")}
-        ours = {name: None if value is None else float(value) for name, value in ours.items()}
+        found = _read(saved)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"not a Lightning checkpoint of this network ({type(error).__name__}: {error})") from error
-    if other or beta1 != BETAS[0]:
-        raise ValueError(
-            f"trained by Adam with {other | {'beta1': beta1}}, only {ADAM | {'beta1': 0.9}} can be continued"
-        )
-    if len(steps) > 1:
-        raise ValueError(f"Adam's state has several step counts: {sorted(steps)}")
-    params = params_from_state_dict(weights, config)
-    mu, nu = (params_from_state_dict(a, config) if a else jax.tree.map(np.zeros_like, params) for a in averages)
-    (count,) = steps
-    count = step if np.float32(step) == count else count  # PyTorch's float32 count is not exact beyond 2^24
-    state = TrainState(params, optax.ScaleByAdamState(np.array(count, np.int32), mu, nu), np.array(step, np.int32))
-    return TrainingProgress(state, plateau, epoch, ours.get("validation_mm"), ours.get("best_mm"))
+    if found.other:
+        expected = ADAM | {"beta1": BETAS[0]}
+        raise ValueError(f"trained by Adam with {found.other}, only {expected} can be continued")
+    if len(found.steps) > 1:
+        raise ValueError(f"Adam's state has several step counts: {sorted(found.steps)}")
+    params = params_from_state_dict(found.weights, config)
+    zeros = jax.tree.map(np.zeros_like, params)
+    mu, nu = (params_from_state_dict(a, config) if a else zeros for a in found.averages)
+    (count,) = found.steps
+    count = found.step if np.float32(found.step) == count else count  # PyTorch's float32 count is inexact beyond 2^24
+    adam = optax.ScaleByAdamState(np.array(count, np.int32), mu, nu)
+    state = TrainState(params, adam, np.array(found.step, np.int32))
+    return TrainingProgress(
+        state, found.plateau, found.epoch, found.ours.get("validation_mm"), found.ours.get("best_mm")
+    )
+
+
+def _read(saved: Mapping[str, Any]) -> _Saved:
+    """Pick what we need from a checkpoint; a checkpoint of another layout raises errors of many kinds."""
+    (optimizer,) = saved["optimizer_states"]
+    (group,) = optimizer["param_groups"]
+    moments = [optimizer["state"][index] for index in group["params"]] if optimizer["state"] else []
+    names = [weight.name for weight in TABLE]
+
+    def average(key: str) -> dict[str, Any] | None:
+        return dict(zip(names, [moment[key] for moment in moments], strict=True)) if moments else None
+
+    kept = {name: value for name, value in saved.get(OURS, {}).items() if name in ("validation_mm", "best_mm")}
+    return _Saved(
+        epoch=_epochs_done(saved),
+        step=_count(saved["global_step"]),
+        weights=saved["state_dict"],
+        plateau=_plateau(group, saved["lr_schedulers"]),
+        other=_other_adam(group),
+        steps={_real(moment["step"]) for moment in moments} or {0.0},
+        averages=(average("exp_avg"), average("exp_avg_sq")),
+        ours={name: None if value is None else float(value) for name, value in kept.items()},
+    )
+
+
+def _epochs_done(saved: Mapping[str, Any]) -> int:
+    """Epochs whose steps are all taken; Lightning's own `epoch` lacks one that its validation has not closed yet."""
+    epoch = saved["epoch"]
+    if "loops" in saved:
+        loop = saved["loops"]["fit_loop"]
+        counts, whole = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]["is_last_batch"]
+        epoch = counts["ready"] if whole else counts["completed"]
+    return _count(epoch)
+
+
+def _plateau(group: Mapping[str, Any], schedulers: Any) -> Plateau:
+    """The plateau rule: with the learning rate alone if no scheduler was saved."""
+    plateau = Plateau(_real(group["lr"]))
+    if not schedulers:
+        return plateau
+    best, bad_epochs = schedulers[0]["best"], schedulers[0]["num_bad_epochs"]
+    return Plateau(plateau.learning_rate, float(best), _count(bad_epochs))
+
+
+def _other_adam(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Adam's settings, if any of them is not ours; beta2 is an option of ours and may differ."""
+    other = {name: group[name] for name, value in ADAM.items() if group.get(name, value) != value}
+    beta1, _ = group.get("betas", BETAS)
+    return other | {"beta1": beta1} if other or beta1 != BETAS[0] else {}
 
 
 def _count(value: Any) -> int:
-    """A number of epochs or steps."""
+    """Check a number of epochs or steps."""
     count = operator.index(value)
     if not 0 <= count < 1 << 31:
-        raise ValueError(f"{count} epochs or steps")
+        raise ValueError(f"{count} epochs or steps, expected 0 to {(1 << 31) - 1}")
     return count
 
 
 def _real(value: Any) -> float:
-    """A learning rate, or a number of steps kept as a float."""
+    """Check a learning rate, or a number of steps stored as a float."""
     real = float(value)
     if not 0 <= real < 1 << 31:
-        raise ValueError(f"{real} where a rate or a number of steps is expected")
+        raise ValueError(f"{real}, expected a learning rate or a number of steps")
     return real
 
 
 def lightning_from_checkpoint(position: TrainingProgress, config: TrainConfig, job_id: str) -> dict[str, Any]:
-    """A Lightning 1.6 checkpoint, as after an epoch that is closed, which the published code evaluates and continues.
+    """A Lightning 1.6 checkpoint, as at the end of an epoch, which the published code can evaluate and continue.
 
-    Lightning knows the plateau rule only: it continues a cosine run at the peak rate.
+    The published code has only the plateau rule, so it continues a cosine run at the peak rate.
     """
     epoch, step, plateau = position.epoch, int(position.state.step), position.plateau
     adam: Any = position.state.opt_state
@@ -189,30 +191,30 @@ def lightning_from_checkpoint(position: TrainingProgress, config: TrainConfig, j
     }
 
 
-def _progress(total: int, current: int, names: str = "ready completed started processed") -> dict[str, Any]:
+def _counters(total: int, current: int, names: str = "ready completed started processed") -> dict[str, Any]:
     return {"total": dict.fromkeys(names.split(), total), "current": dict.fromkeys(names.split(), current)}
 
 
 def _loops(epoch: int, step: int, plateau_steps: int, validations: int) -> dict[str, Any]:
-    """Lightning's counters after `epoch` closed epochs."""
-    two, idle, in_epoch, seen = "ready completed", _progress(0, 0), step // max(epoch, 1), int(validations > 0)
-    zero_grad = _progress(step, in_epoch, "ready completed started")
-    optimizer = {"step": _progress(step, in_epoch, two), "zero_grad": zero_grad}
+    """Lightning's counters after `epoch` complete epochs."""
+    two, idle, in_epoch, seen = "ready completed", _counters(0, 0), step // max(epoch, 1), int(validations > 0)
+    zero_grad = _counters(step, in_epoch, "ready completed started")
+    optimizer = {"step": _counters(step, in_epoch, two), "zero_grad": zero_grad}
     nested = ("", "batch_loop.", "batch_loop.optimizer_loop.", "batch_loop.manual_loop.", "val_loop.")
     fit = {"state_dict": {}} | {f"epoch_loop.{name}state_dict": {} for name in (*nested, "val_loop.epoch_loop.")}
     fit |= {
-        "epoch_progress": _progress(epoch, epoch),
-        "epoch_loop.batch_progress": {**_progress(step, in_epoch), "is_last_batch": step > 0},
-        "epoch_loop.scheduler_progress": _progress(plateau_steps, 0, two),
+        "epoch_progress": _counters(epoch, epoch),
+        "epoch_loop.batch_progress": {**_counters(step, in_epoch), "is_last_batch": step > 0},
+        "epoch_loop.scheduler_progress": _counters(plateau_steps, 0, two),
         "epoch_loop.batch_loop.optimizer_loop.optim_progress": {
             "optimizer": optimizer,
             "optimizer_position": int(step > 0),
         },
-        "epoch_loop.batch_loop.manual_loop.optim_step_progress": _progress(0, 0, two),
-        "epoch_loop.val_loop.dataloader_progress": _progress(validations, seen, two),
-        "epoch_loop.val_loop.epoch_loop.batch_progress": {**_progress(seen, seen), "is_last_batch": seen > 0},
+        "epoch_loop.batch_loop.manual_loop.optim_step_progress": _counters(0, 0, two),
+        "epoch_loop.val_loop.dataloader_progress": _counters(validations, seen, two),
+        "epoch_loop.val_loop.epoch_loop.batch_progress": {**_counters(seen, seen), "is_last_batch": seen > 0},
     }
-    unused = {"state_dict": {}, "epoch_loop.state_dict": {}, "dataloader_progress": _progress(0, 0, two)}
+    unused = {"state_dict": {}, "epoch_loop.state_dict": {}, "dataloader_progress": _counters(0, 0, two)}
     evaluating = {**unused, "epoch_loop.batch_progress": {**idle, "is_last_batch": False}}
     predicting = {**unused, "epoch_loop.batch_progress": idle}
     return {"fit_loop": fit, "validate_loop": evaluating, "test_loop": evaluating, "predict_loop": predicting}
@@ -223,7 +225,7 @@ def _loops(epoch: int, step: int, plateau_steps: int, validations: int) -> dict[
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """ValueErrors name the file."""
+    """Make ValueErrors name the file."""
     try:
         yield
     except ValueError as error:
@@ -233,19 +235,20 @@ def _naming(path: Path) -> Iterator[None]:
 def import_checkpoint(
     source: Path, target: Path, infos: Path | None = None, basis: SpectralBasis | None = None, data: str = ""
 ) -> list[str]:
-    """Make the run folder `target` of a published .ckpt or .pth; returns lines that say what was found and assumed.
+    """Make the run folder `target` from a published .ckpt or .pth. Returns lines that tell what was found or assumed.
 
-    `data` names the dataset of the basis. Raises ValueError as `read_checkpoint` does, or for a target that exists.
+    `data` is the dataset of the basis. Raises ValueError as `read_checkpoint` does, for a target that exists, and for a
+    basis with too few modes.
     """
     run.check_free(target)
     position, config, lines = read_checkpoint(source, infos)
     modes = config.model.modes
     if basis is None:
-        lines.append("no basis: the folder lacks basis.npz, and a network only fits the basis it was trained on")
+        lines.append("no basis: the folder lacks basis.npz, the basis that the network was trained on")
     elif basis.num_modes < modes:
         raise ValueError(f"{source}: the network has {modes} modes, the basis only {basis.num_modes}")
     target.mkdir(parents=True, exist_ok=True)
-    # No best_mm: the weights that reached it are elsewhere, and `best` is the best in this folder.
+    # Without best_mm: the weights that reached it are not here, and `best` is the best checkpoint of this folder.
     checkpoint.save(target / "last", position._replace(best_mm=None))
     if basis is not None:
         spectral.save(target / run.BASIS_FILE, spectral.truncate(basis, modes))
@@ -254,16 +257,16 @@ def import_checkpoint(
 
 
 def read_checkpoint(source: Path, infos: Path | None = None) -> tuple[TrainingProgress, run.RunConfig, list[str]]:
-    """What a published .ckpt or .pth holds, and lines that say what was found and assumed.
+    """Read a published .ckpt or .pth: training state, options, and lines that tell what was found or assumed.
 
-    Options come from `infos` or the infos.json beside the source. Raises ValueError naming the file that is missing,
+    Options come from `infos`, or from infos.json beside the source. Raises ValueError naming the file that is missing,
     unreadable or contradicted by the weights.
     """
     if not source.is_file():
         raise ValueError(f"{source}: no such file")
     saved = torch_file.load(source)
     if not isinstance(saved, dict):
-        raise ValueError(f"{source}: holds a {type(saved).__name__}, neither a checkpoint nor a state dict")
+        raise ValueError(f"{source}: holds a {type(saved).__name__}, expected a checkpoint or a state dict")
     state_dict = saved.get("state_dict", saved)
     if not isinstance(state_dict, dict):
         raise ValueError(f"{source}: its state_dict is a {type(state_dict).__name__}, expected a dict")
@@ -274,17 +277,17 @@ def read_checkpoint(source: Path, infos: Path | None = None) -> tuple[TrainingPr
     beside = source.with_name("infos.json")
     infos = beside if infos is None and beside.is_file() else infos
     if infos is None:
-        lines.append("training options: the published defaults, for there is no infos.json")
+        lines.append("training options: the published defaults, as there is no infos.json")
     else:
         given = safe_files.read_json(infos)
         with _naming(infos):
             model, train, unknown = config_from_infos(given, inferred)
         if "activation_func" in given:
             lines.pop()  # nothing was assumed
-        lines.append(f"options: from {infos}" + (f", but for the unknown {', '.join(unknown)}" if unknown else ""))
+        lines.append(f"options: from {infos}" + (f", ignoring the unknown {', '.join(unknown)}" if unknown else ""))
 
     if "optimizer_states" not in saved:
-        lines.append("weights only: training would start at epoch 0 with Adam's moments at zero")
+        lines.append("weights only: training starts at epoch 0 with Adam's moments at zero")
         optimizer = {"state": {}, "param_groups": [{"lr": train.learning_rate}]}
         saved = {"state_dict": state_dict, "epoch": 0, "global_step": 0}
         saved |= {"optimizer_states": [optimizer], "lr_schedulers": []}
@@ -299,8 +302,11 @@ def read_checkpoint(source: Path, infos: Path | None = None) -> tuple[TrainingPr
 
 
 def export_checkpoint(run_folder: Path, target: Path) -> None:
-    """Write a run's last checkpoint as `target` for the published code, which wants checkpoints/JOB/last.ckpt, and the
-    options as infos.json beside it. Raises ValueError naming a file that exists or a folder that is no run."""
+    """Write a run's last checkpoint as `target`, and its options as infos.json beside it.
+
+    The published code expects checkpoints/JOB/last.ckpt. Raises ValueError naming a file that exists, or a folder that
+    is not a run.
+    """
     infos = target.with_name("infos.json")
     for path in (target, infos):
         if path.exists():

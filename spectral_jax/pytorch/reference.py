@@ -1,4 +1,4 @@
-"""The published network (Lemeunier et al. 2022, section 4) in plain PyTorch, to compare with."""
+"""The published network (Lemeunier et al. 2022, section 4) in plain PyTorch, as the reference for comparisons."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ACTIVATIONS = {
 
 
 class TorchSpectralAutoencoder(nn.Module):
-    """Encoder and decoder on spectral coefficients (batch, freq, 3), with the published names of parameters."""
+    """Encoder and decoder on spectral coefficients (batch, freq, 3), with the published parameter names."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -65,5 +65,5 @@ class TorchSpectralAutoencoder(nn.Module):
         return self.last_conv(x).transpose(1, 2)
 
     def forward(self, coefficients: Float[Tensor, "batch freq 3"]) -> Float[Tensor, "batch freq 3"]:
-        """Coefficients through the latent and back."""
+        """Encode coefficients, and decode their latents."""
         return self.decode(self.encode(coefficients))

@@ -1,4 +1,4 @@
-"""The name table between this network and the published PyTorch one: which parameter is which, and how it lies."""
+"""The table between our parameters and those of the published PyTorch network: names and order of axes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spectral_jax.network.autoencoder import ModelConfig, init_params
 
 
 class Weight(NamedTuple):
-    """A parameter in both worlds; `axes` turns either array into the other, being its own inverse."""
+    """A parameter under both names; the permutation `axes` is its own inverse and turns either array into the other."""
 
     path: tuple[str, ...]
     name: str
@@ -28,7 +28,7 @@ def _layer(ours: str, theirs: str, *axes: int) -> tuple[Weight, Weight]:
     return Weight((ours, "kernel"), f"{theirs}.weight", axes), Weight((ours, "bias"), f"{theirs}.bias", (0,))
 
 
-# In the published order of parameters, which is that of Adam's state too.
+# In the published order of parameters, which is also the order of Adam's state.
 TABLE = (
     *(weight for i in range(4) for weight in _layer(f"encoder_conv_{i}", f"encoder_features.{2 * i}", 2, 1, 0)),
     *_layer("encoder_linear", "encoder_linear.0", 1, 0),
@@ -42,13 +42,13 @@ TABLE = (
 
 @functools.cache
 def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of the published state dict, by name."""
+    """The shapes of a published state dict, by name."""
     ours: Any = flatten_dict(jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
     return {name: tuple(ours[path].shape[axis] for axis in axes) for path, name, axes in TABLE}
 
 
 def _check(state_dict: Mapping[str, Any], config: ModelConfig) -> None:
-    """Raise one ValueError that lists every missing, unexpected and misshapen array."""
+    """Raise one ValueError that lists every missing, unexpected and wrongly shaped array."""
     found, wanted = {name: getattr(value, "shape", None) for name, value in state_dict.items()}, _shapes(config)
     offenders = [f"{name} {wanted[name]} is missing" for name in wanted if name not in found]
     offenders += [f"{str(name)[:80]} {found[name]} is unexpected" for name in found if name not in wanted]
@@ -67,7 +67,7 @@ def _check(state_dict: Mapping[str, Any], config: ModelConfig) -> None:
 
 
 def infer_config(state_dict: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]:
-    """The network that a published state dict belongs to, and lines that say what was inferred and what assumed.
+    """Infer the options of the network of a published state dict, and tell in lines what was inferred or assumed.
 
     Raises ValueError listing all arrays that are missing, unexpected or of the wrong shape.
     """
@@ -85,19 +85,19 @@ def infer_config(state_dict: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]
     _check(state_dict, config)
     return config, [
         f"{config.modes} modes, latent size {config.latent_size}, conv size {config.conv_size}: from the weights",
-        f"activation {config.activation}: assumed, the weights do not tell",
+        f"activation {config.activation}: assumed, as weights do not determine it",
     ]
 
 
 def params_from_state_dict(state_dict: Mapping[str, Any], config: ModelConfig) -> dict:
-    """Our parameters, float32 on the host, of a published state dict; raises ValueError as `infer_config` does."""
+    """Our parameters, float32 on the host, from a published state dict. Raises ValueError as `infer_config` does."""
     _check(state_dict, config)
     arrays = {w.path: np.asarray(state_dict[w.name]).transpose(w.axes) for w in TABLE}
     return unflatten_dict({path: np.array(array, np.float32, order="C") for path, array in arrays.items()})
 
 
 def state_dict_from_params(params: Mapping[str, Any]) -> OrderedDict[str, Float[np.ndarray, "..."]]:
-    """The published state dict, in its order, of our parameters; raises ValueError as `infer_config` does."""
+    """The published state dict, in its order, from our parameters. Raises ValueError as `infer_config` does."""
     ours = {path: np.asarray(value) for path, value in flatten_dict(dict(params)).items()}
     state_dict = OrderedDict()
     for path, name, axes in TABLE:

@@ -1,4 +1,4 @@
-"""Compare the JAX network with the plain PyTorch one on the same meshes: layers, results, gradients."""
+"""Compare the JAX network with the PyTorch reference on the same meshes: layers, results, gradients."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder
 from spectral_jax.pytorch.state_dict import TABLE, state_dict_from_params
 from spectral_jax.training.step import loss_and_gradient
 
-Values = dict[str, Any]  # quantity: an array, or a list of arrays that each count by themselves
+Values = dict[str, Any]  # arrays to compare, by quantity; the largest difference of the list counts
 
-# What leaves a layer, activation and pooling included, is what enters the next.
+# The output of each quantity's layer, including activation and pooling, is the input of the module named here.
 LAYERS = {
     **{f"encoder layer {i}": f"encoder_conv_{i + 1}" for i in range(3)},
     "encoder layer 3": "encoder_linear",
@@ -28,15 +28,29 @@ LAYERS = {
     **{f"decoder layer {i}": f"decoder_conv_{i + 1}" for i in range(3)},
     "decoder layer 3": "last_conv",
 }
-COEFFICIENTS, VERTICES, ERROR_MM, LOSS = "coefficients", "vertices", "error in mm", "loss"
-# Largest difference over largest magnitude. PyTorch's own float32 gradients are 5e-5 from its float64 ones.
-FLOAT32, FLOAT32_GRADIENT, FLOAT64 = 2e-5, 1e-4, 1e-10
-FLOAT32_MM = 1e-3  # millimetres
+COEFFICIENTS = "coefficients"
+VERTICES = "vertices"
+ERROR_MM = "error in mm"
+LOSS = "loss"
+# Tolerances of the largest difference over the largest magnitude.
+FLOAT32 = 2e-5
+FLOAT32_GRADIENT = 1e-4  # PyTorch's float32 gradients differ by 5e-5 from its float64 ones
+FLOAT64 = 1e-10
+FLOAT32_MM = 1e-3  # tolerance of errors in mm, absolute
 
 
 class Row(NamedTuple):
-    """One comparison; `max_rel` is over the reference's largest magnitude, `tolerance` is of `max_rel` or, if
-    `absolute`, of `max_abs`. Values that are not finite never pass."""
+    """One comparison. Values that are not finite never pass.
+
+    Attributes:
+      quantity: what is compared.
+      dtype: in which precision.
+      max_abs: largest absolute difference.
+      max_rel: largest difference over the largest magnitude of the reference.
+      tolerance: limit of `max_rel`, or of `max_abs` if `absolute`.
+      passed: whether the difference is within the tolerance.
+      absolute: whether the tolerance is absolute.
+    """
 
     quantity: str
     dtype: str
@@ -57,8 +71,8 @@ def verify(
 ) -> list[Row]:
     """Compare JAX with `params` to PyTorch with the published `state_dict`, in float32 and float64.
 
-    Vertices and their error need modes; without original `vertices` they are those of the coefficients. Raises
-    ImportError without torch.
+    Vertices and their error need `modes`; without `vertices`, the originals are reconstructed from the coefficients.
+    Raises ImportError without torch.
     """
     rows, vertices = [], _originals(coefficients, modes, vertices)
     for dtype in ("float32", "float64"):
@@ -75,7 +89,7 @@ def verify_precision(
     modes: Float[np.ndarray, "vertex freq"] | None = None,
     vertices: Float[np.ndarray, "batch vertex 3"] | None = None,
 ) -> list[Row]:
-    """The rows of `verify` as can be had without torch: JAX in float32 compared to JAX in float64."""
+    """The comparison that needs no torch: JAX in float32 with JAX in float64, in the rows of `verify`."""
     vertices = _originals(coefficients, modes, vertices)
     found, expected = (
         _jax_values(model_config, params, coefficients, modes, vertices, dtype) for dtype in ("float32", "float64")
@@ -84,7 +98,7 @@ def verify_precision(
 
 
 def verify_parameters(state_dict: Mapping[str, Any], params: Any) -> Row:
-    """Whether parameters are those of a published state dict, bit for bit in float32."""
+    """Compare parameters with a published state dict: they pass if equal bit for bit in float32."""
     ours = state_dict_from_params(params)
     theirs = {name: np.asarray(value, np.float32) for name, value in state_dict.items()}
     same = ours.keys() == theirs.keys() and all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
@@ -94,25 +108,25 @@ def verify_parameters(state_dict: Mapping[str, Any], params: Any) -> Row:
 
 
 def random_coefficients(model_config: ModelConfig, count: int) -> Float[np.ndarray, "mesh freq 3"]:
-    """Coefficients that fall with frequency as a body's do."""
+    """Random coefficients in metres that decrease with frequency like those of a body."""
     falling = 10 / np.arange(1, model_config.modes + 1)[:, None]
     noise = np.random.default_rng(0).standard_normal((count, model_config.modes, 3))
     return (falling * noise).astype(np.float32)
 
 
 def random_modes(model_config: ModelConfig) -> Float[np.ndarray, "vertex freq"]:
-    """Columns of about unit length, in place of a basis: enough to compare the products with."""
+    """Random columns of about unit length, as a substitute for a basis when products are compared."""
     noise = np.random.default_rng(0).standard_normal((1000, model_config.modes))
     return (noise / np.sqrt(1000)).astype(np.float32)
 
 
 def _originals(coefficients, modes, vertices):
-    """Vertices to measure the error against: those given, else those of the coefficients."""
+    """The vertices to measure errors against: the given ones, else those of the coefficients."""
     return modes @ coefficients if vertices is None and modes is not None else vertices
 
 
 def _jax_values(config: ModelConfig, params: Any, coefficients, modes, vertices, dtype: str) -> Values:
-    """All that is compared, by the JAX network; layers have PyTorch's axes."""
+    """The values of the JAX network, layers with PyTorch's axes."""
     model = SpectralAutoencoder(config)
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
@@ -140,7 +154,7 @@ def _jax_values(config: ModelConfig, params: Any, coefficients, modes, vertices,
 
 
 def _torch_values(config: ModelConfig, state_dict, coefficients, modes, vertices, dtype: str) -> Values:
-    """All that is compared, by the PyTorch network."""
+    """The values of the PyTorch network."""
     import torch
 
     from spectral_jax.pytorch.reference import TorchSpectralAutoencoder
@@ -167,12 +181,12 @@ def _torch_values(config: ModelConfig, state_dict, coefficients, modes, vertices
 
 
 def _keep(seen: dict[str, Any], name: str, _: Any, arguments: tuple) -> None:
-    """A hook of PyTorch that keeps what a layer is given."""
+    """A PyTorch hook that keeps the input of a layer."""
     seen[name] = arguments[0]
 
 
 def _values(seen: Mapping[str, Any], results: Mapping[str, Any], gradient: Mapping[str, Any]) -> Values:
-    """Inputs by layer, results by quantity and gradients by published name, in the order of the rows."""
+    """Collect inputs by layer, results by quantity and gradients by published name, in the order of the rows."""
     values = {quantity: [seen[layer]] for quantity, layer in LAYERS.items()}
     values |= {name: [results[name]] for name in (COEFFICIENTS, VERTICES, ERROR_MM, LOSS) if name in results}
     for weight in TABLE:
@@ -181,7 +195,7 @@ def _values(seen: Mapping[str, Any], results: Mapping[str, Any], gradient: Mappi
 
 
 def _compare(found: Values, expected: Values, dtype: str) -> list[Row]:
-    """A row for each quantity."""
+    """One row for each quantity."""
     rows = []
     for quantity, references in expected.items():
         differences = [_difference(*pair) for pair in zip(found[quantity], references, strict=True)]
@@ -193,7 +207,7 @@ def _compare(found: Values, expected: Values, dtype: str) -> list[Row]:
 
 
 def _difference(found: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
-    """Largest absolute difference, and largest magnitude of what was expected."""
+    """The largest absolute difference, and the largest magnitude of the expected values."""
     if np.shape(found) != np.shape(expected):
         return np.nan, np.nan
     return np.abs(np.float64(found) - np.float64(expected)).max(), np.abs(np.float64(expected)).max()
@@ -202,7 +216,7 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
 def _row(
     quantity: str, dtype: str, differences: list[tuple[float, float]], tolerance: float, absolute: bool = False
 ) -> Row:
-    """The worst of the differences."""
+    """The row for the worst of the differences."""
     max_abs = np.max([difference for difference, _ in differences])
     max_rel = np.max([difference / scale if scale else difference for difference, scale in differences])
     passed = (max_abs if absolute else max_rel) <= tolerance

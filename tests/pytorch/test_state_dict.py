@@ -131,7 +131,7 @@ def test_absent_options_are_inferred_or_default_and_unknown_ones_reported():
         ({"size_conv": 5}, "size_conv is 5, the weights say 3"),
         ({"size_conv": "3"}, "size_conv is '3', expected int"),
         ({"learning_rate": None}, "learning_rate is None, expected float"),
-        ({"model_type": "Pooling"}, "model_type is 'Pooling', only 'LearnedPooling'"),
+        ({"model_type": "Pooling"}, "model_type is 'Pooling', expected 'LearnedPooling'"),
         ({"train_batch_size": 0}, "batch size must be at least 1, not 0"),
     ],
 )
@@ -318,7 +318,7 @@ def test_a_state_dict_alone_becomes_a_run_of_no_epochs(tmp_path, sphere_basis):
         ("last.ckpt", "list.json", r"list.json: holds a list, expected a dict"),
         ("last.ckpt", "broken.json", r"broken.json: "),
         ("last.ckpt", "other.json", r"other.json: nb_freq is 64, the weights say 128"),
-        ("list.pth", None, r"list.pth: holds a list, neither a checkpoint nor a state dict"),
+        ("list.pth", None, r"list.pth: holds a list, expected a checkpoint"),
         ("moments.pth", None, r"moments.pth: not the weights of this network"),
         ("infos.json", None, r"infos.json: is not a zip archive"),
     ],
