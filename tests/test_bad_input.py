@@ -305,7 +305,7 @@ CASES = {
         ),
         "of a release": (
             lambda at: ["import", at.made / "net.npz", at.new, "--data", at.made / "other"],
-            ["net.npz", "trained on connectivity", "162"],
+            ["net.npz", "not the same connectivity", "162"],
         ),
         "of modes": (
             lambda at: [*modes_file(at, at.basis.modes[::-1, :9])],

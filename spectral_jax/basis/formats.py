@@ -1,4 +1,4 @@
-"""Bases on disk beyond our own .npz: the cache, and the modes that MATLAB, NumPy and the published systems write."""
+"""Bases on disk beside our own .npz: a cache, and modes as MATLAB, NumPy and the published systems write them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from spectral_jax.files import atomic, safe_files
 from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.geometry import mesh
 
-SOLVER = 1  # counts up when `spectral_jax.basis.spectral.compute` would give other modes
-NAMES = ("evecs", "modes", "eigenvectors", "Phi", "phi", "V")  # what a .mat file may call them
+SOLVER = 1  # part of the cache's file names; increase it when `spectral.compute` gives other modes than before
+NAMES = ("evecs", "modes", "eigenvectors", "Phi", "phi", "V")  # usual names of modes in a .mat file
 
 
 def cached(
@@ -30,13 +30,13 @@ def cached(
     vertices: Float[np.ndarray, "vertex 3"] | None = None,
     progress: Progress = SILENT,
 ) -> SpectralBasis:
-    """The basis of `spectral.compute`, kept by connectivity (and shape) in the user's cache folder.
+    """The basis of `spectral.compute`, from a cache by connectivity (and shape), or computed and added to it.
 
-    A kept basis of more modes serves for fewer. SPECTRAL_JAX_CACHE names another folder.
+    A basis with more modes is truncated. The cache is the user's cache folder, or $SPECTRAL_JAX_CACHE.
     """
     num_modes = num_vertices if num_modes is None else num_modes
     name = f"{mesh.fingerprint(faces, num_vertices)[:32]}-{SOLVER}"
-    if vertices is not None:  # two sets of faces can have the same edges, and then the same graph
+    if vertices is not None:  # different faces can have the same edges, hence the same fingerprint
         shape = np.asarray(vertices, np.float64).tobytes() + np.asarray(faces, np.int64).tobytes()
         name += f"-cotangent-{hashlib.sha256(shape).hexdigest()[:32]}"
     paths = [path for path in cache_folder().glob(f"{name}-*.npz") if path.stem[len(name) + 1 :].isdecimal()]
@@ -45,25 +45,25 @@ def cached(
         try:
             basis = spectral.truncate(spectral.load(kept[count]), num_modes)
         except ValueError:
-            continue  # damaged: computed anew
+            continue  # damaged: compute it again
         return replace(basis, faces=np.asarray(faces, np.int32))
     basis = spectral.compute(faces, num_vertices, num_modes, vertices, progress)
-    with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
+    with contextlib.suppress(OSError):  # work without a cache if it cannot be written
         spectral.save(cache_folder() / f"{name}-{num_modes}.npz", basis)
     return basis
 
 
 def cache_folder() -> Path:
-    """Where computed bases are kept."""
+    """The folder of the cache."""
     import platformdirs
 
     return Path(os.environ.get("SPECTRAL_JAX_CACHE") or Path(platformdirs.user_cache_dir("spectral_jax")) / "bases")
 
 
 def read_modes(path: str | Path, variable: str | None = None) -> Float[np.ndarray, "vertex freq"]:
-    """Modes in columns from .npy (whatever its name, as in mesh.evecs_6890), MATLAB .mat, or text of numbers, float32.
+    """Read modes in columns, float32, from .npy (with any suffix, such as mesh.evecs_6890), MATLAB .mat, or text.
 
-    In a .mat file they are the named variable, or one of a usual name (evecs, modes, ...), or the largest matrix.
+    In a .mat file they are the given variable, else one with a usual name (evecs, modes, ...), else the largest matrix.
     Raises ValueError naming the file.
     """
     path = Path(path)
@@ -80,7 +80,7 @@ def read_modes(path: str | Path, variable: str | None = None) -> Float[np.ndarra
             with path.open("rb") as file:
                 comma = b"," in file.readline()
             modes = np.loadtxt(path, np.float64, delimiter="," if comma else None, ndmin=2)
-    except Exception as error:  # a damaged .mat file fails in any way
+    except Exception as error:  # readers of .mat raise many kinds of errors for a damaged file
         raise ValueError(f"{path}: not readable as modes ({error})") from error
     if modes.ndim != 2 or modes.dtype.kind != "f" or not 1 <= modes.shape[1] <= modes.shape[0]:
         raise ValueError(
@@ -94,7 +94,7 @@ def read_modes(path: str | Path, variable: str | None = None) -> Float[np.ndarra
 
 
 def _read_mat(path: Path, start: bytes, variable: str | None) -> np.ndarray:
-    """A variable of a .mat file: of version 7.3 (HDF5) or older."""
+    """Read a variable of a .mat file, of version 7.3 (HDF5) or older."""
     if start.startswith((b"\x89HDF", b"MATLAB 7.3")):
         h5py = extras.require("h5py", "hdf5", "a MATLAB 7.3 file")
         with h5py.File(path, "r") as file:
@@ -110,17 +110,20 @@ def _read_mat(path: Path, start: bytes, variable: str | None) -> np.ndarray:
 
 
 def _choose(shapes: dict[str, tuple[int, ...]], variable: str | None) -> str:
-    """Among matrices of floats: the variable asked for, or one of the usual names, or the largest."""
+    """Choose among matrices of floats: the given variable, else one with a usual name, else the largest."""
     if variable is not None and variable not in shapes:
-        raise ValueError(f"no matrix of floats {variable!r}, there are {', '.join(shapes) or 'none'}")
+        raise ValueError(f"no matrix of floats {variable!r}, available: {', '.join(shapes) or 'none'}")
     if not shapes:
-        raise ValueError("no matrix of floats in it")
+        raise ValueError("it holds no matrix of floats")
     usual = next((name for name in NAMES if name in shapes), None)
     return variable or usual or max(shapes, key=lambda name: shapes[name][0] * shapes[name][1])
 
 
 def write_modes(path: str | Path, basis: SpectralBasis) -> None:
-    """Write the modes as the suffix says: .npy or .evecs_N (NumPy), .mat (evecs, evals, mass, triv from 1), .txt."""
+    """Write modes in the format of the suffix: .npy or .evecs_N (NumPy), .mat (see `_write_mat`), .txt.
+
+    Raises ValueError for another suffix.
+    """
     path, modes = Path(path), np.asarray(basis.modes, np.float32)
     numpy = path.suffix == ".npy" or path.suffix.startswith(".evecs")
     if not numpy and path.suffix not in (".mat", ".txt"):
@@ -135,7 +138,7 @@ def write_modes(path: str | Path, basis: SpectralBasis) -> None:
 
 
 def _write_mat(file: BinaryIO, basis: SpectralBasis) -> None:
-    """Write evecs, evals, triv (from 1) and, where there is one, mass."""
+    """Write evecs, evals, triv (1-based faces) and mass, if there is one."""
     import scipy.io
 
     arrays = {

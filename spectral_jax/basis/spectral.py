@@ -160,7 +160,7 @@ def from_modes(
     deviation = orthonormality_error(modes)
     if not (deviation < 1e-4 and residuals.max() < 1e-3):
         raise ValueError(
-            f"{names[0]}: not the eigenbasis of the graph Laplacian of {names[1]} (deviation from orthonormality "
+            f"{names[0]}: is not the eigenbasis of the graph Laplacian of {names[1]} (deviation from orthonormality "
             f"{deviation:.2g}, allowed 1e-4; residual of mode {residuals.argmax()} {residuals.max():.2g}, allowed 1e-3)"
         )
     return SpectralBasis(modes, eigenvalues, faces)

@@ -1,4 +1,4 @@
-"""How much of the meshes their first modes hold: truncation error, energy and amplitude by number of modes."""
+"""Measure how well the first modes represent meshes: truncation error, energy and amplitude by number of modes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ BATCH = 16
 
 
 class Spectrum(NamedTuple):
-    """Numbers of modes, ascending up to all, with the errors of the first so many, and of the band that each one ends.
+    """Figures by number of modes. Each count also ends a band of modes that starts at the count before.
 
-    Errors are the mean and the maximum over meshes of the mean vertex error; None without original vertices. Energy
-    (of a band, of that in all modes) and rms amplitude leave out the constant modes: position, not shape.
+    Attributes:
+      counts: numbers of modes, ascending, up to all modes.
+      mean_mm, max_mm: mean and maximum over meshes of the mean vertex error; None without original vertices.
+      energy_percent: energy of the band over that of all modes. Constant modes, which are position, are left out.
+      amplitude_mm: rms amplitude of the band, without constant modes.
     """
 
     counts: tuple[int, ...]
@@ -33,28 +36,28 @@ class Spectrum(NamedTuple):
 
     @property
     def left_out_percent(self) -> Float[np.ndarray, "count"]:
-        """Energy in the modes beyond each number of modes, %."""
+        """Energy in the modes beyond each count, %."""
         return np.append(self.energy_percent[:0:-1].cumsum()[::-1], 0.0)
 
 
 def table_counts(num_modes: int) -> tuple[int, ...]:
-    """The usual numbers of modes below `num_modes`, and it."""
+    """TABLE_COUNTS below `num_modes`, then `num_modes`."""
     return *(count for count in TABLE_COUNTS if count < num_modes), num_modes
 
 
 def octave_counts(num_modes: int) -> tuple[int, ...]:
-    """Powers of two below `num_modes`, and it."""
+    """Powers of two below `num_modes`, then `num_modes`."""
     return *(2**k for k in range(num_modes.bit_length()) if 2**k < num_modes), num_modes
 
 
 def curve_counts(num_modes: int) -> tuple[int, ...]:
-    """Powers of two and the numbers half-way between them below `num_modes`, and it."""
+    """Powers of two and the numbers half-way between them below `num_modes`, then `num_modes`."""
     octaves = octave_counts(num_modes)
     return tuple(sorted({*octaves, *(3 * n // 2 for n in octaves if 3 * n // 2 < num_modes)}))
 
 
 def constant_modes(basis: SpectralBasis) -> Bool[np.ndarray, "freq"]:
-    """Which modes are constant on each component of the mesh: eigenvalue below 1e-9 of the largest."""
+    """Which modes are constant on each component of the mesh: their eigenvalue is below 1e-9 of the largest."""
     eigenvalues = np.asarray(basis.eigenvalues)
     return eigenvalues < 1e-9 * eigenvalues[-1]
 
@@ -65,14 +68,14 @@ def measure(
     coefficients: Float[np.ndarray, "mesh freq 3"],
     test: tuple[Float[np.ndarray, "other freq 3"], Float[np.ndarray, "other vertex 3"]] | None = None,
 ) -> Spectrum:
-    """Spectrum at `counts`, which end with all modes: energies of `coefficients`, errors of `test`."""
+    """Measure the spectrum at `counts`, which end with all modes: energies of `coefficients`, errors of `test`."""
     energy = np.einsum("mfc,mfc->f", coefficients, coefficients, dtype=np.float64) / len(coefficients)
     bands = np.add.reduceat(np.where(constant_modes(basis), 0.0, energy), (0, *counts[:-1]))
     errors_mm = (None, None)
     if test is not None:
         errors = truncation_errors_mm(basis.modes, *test, counts)
         errors_mm = errors.mean(axis=0), errors.max(axis=0)
-    total = bands.sum() or 1.0  # without any shape the shares are zero
+    total = bands.sum() or 1.0  # meshes without shape have zero energy in every band
     return Spectrum(counts, *errors_mm, 100 * bands / total, 1000 * np.sqrt(bands / basis.num_vertices))
 
 
@@ -82,7 +85,7 @@ def truncation_errors_mm(
     vertices: Float[np.ndarray, "mesh vertex 3"],
     counts: tuple[int, ...],
 ) -> Float[np.ndarray, "mesh count"]:
-    """Mean vertex error per mesh, mm, of its first modes for each of `counts`, ascending."""
+    """Mean vertex error in mm of each mesh reconstructed from its first modes, for each of `counts`, ascending."""
     modes, found = jnp.asarray(modes), []
     for start in range(0, len(vertices), BATCH):
         rows = slice(start, start + BATCH)
@@ -94,7 +97,7 @@ def truncation_errors_mm(
 
 @partial(jax.jit, static_argnames="counts")
 def _batch_errors_mm(modes, coefficients, vertices, counts):
-    """Errors (batch, count) by adding band after band, so that all counts together cost one reconstruction."""
+    """Errors (batch, count). Bands are added one by one, so all counts together cost one reconstruction."""
     reconstructed, errors = jnp.zeros_like(vertices), []
     for start, stop in pairwise((0, *counts)):
         band = slice(start, stop)
@@ -104,7 +107,7 @@ def _batch_errors_mm(modes, coefficients, vertices, counts):
 
 
 def coarsen(spectrum: Spectrum, counts: tuple[int, ...]) -> Spectrum:
-    """The spectrum at some of its counts, the last among them, with the bands between merged."""
+    """The spectrum at some of its counts, which include the last, with the bands in between merged."""
     kept = [spectrum.counts.index(count) for count in counts]
     starts = [0, *(k + 1 for k in kept[:-1])]
     return Spectrum(

@@ -1,13 +1,13 @@
-"""The AMASS collection on disk: its sets under their old and new names, their sequences, the published splits."""
+"""The AMASS collection on disk: its sets under old and new names, their sequences, and the published splits."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
 
-SEARCH_DEPTH = 2  # folders below the one given, where sets may lie
+SEARCH_DEPTH = 2  # levels of folders that are searched for sets
 
-# What a set's folder may be called, lower case, "-" and "_" left out; first as the published splits call it.
+# Names of a set's folder, in lower case without "-" and "_", by the name that the published splits use.
 SETS = {
     "ACCAD": ("accad",),
     "BMLhandball": ("bmlhandball",),
@@ -42,11 +42,11 @@ SPLITS = {
     ),
     "test": ("HumanEva", "MPI_HDM05", "SFU", "MPI_mosh"),
 }  # fmt: skip
-DFAUST_IDENTITIES = {"train": 8, "test": 2}  # the first and the last by name
+DFAUST_IDENTITIES = {"train": 8, "test": 2}  # the first ones and the last ones by name
 
 
 class Recording(NamedTuple):
-    """A sequence file, its set, and its subject: the name of the folder that holds it."""
+    """A sequence file, its set, and its subject, which is the name of its folder."""
 
     path: Path
     dataset: str
@@ -54,10 +54,10 @@ class Recording(NamedTuple):
 
 
 def find_sets(folder: Path | str) -> dict[str, list[Recording]]:
-    """Sequences of the sets in a folder, sorted, by set: CMU/01/..., CMU/CMU/01/..., or one folder further down.
+    """Find the sets in a folder (as CMU/01/..., CMU/CMU/01/..., or one folder deeper) and their sequences, sorted.
 
-    A folder without any may be a set itself. Files shape.npz are no sequences. Raises ValueError when there is no such
-    folder, or one set lies there twice.
+    A folder without sets may be a set itself. Files named shape.npz are not sequences. Raises ValueError when there is
+    no such folder, or when it holds a set twice.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -69,7 +69,7 @@ def find_sets(folder: Path | str) -> dict[str, list[Recording]]:
             if name is None or not path.is_dir() or any(place in path.parents for place in places.values()):
                 continue
             if name in places:
-                raise ValueError(f"{folder}: the set {name} is there twice, keep one of {places[name]} and {path}")
+                raise ValueError(f"{folder}: holds the set {name} twice, keep one of {places[name]} and {path}")
             places[name] = path
     if not places and (name := _set_called(folder.absolute().name)):
         places[name] = folder
@@ -77,7 +77,7 @@ def find_sets(folder: Path | str) -> dict[str, list[Recording]]:
 
 
 def _set_called(name: str) -> str | None:
-    """The set whose folder has that name."""
+    """The set whose folder may have that name, or None."""
     plain = name.lower().replace("_", "").replace("-", "")
     return next((known for known, aliases in SETS.items() if plain in aliases), None)
 
@@ -90,31 +90,31 @@ def _recordings(name: str, place: Path) -> list[Recording]:
 def published_splits(sets: dict[str, list[Recording]], allow_missing: bool) -> dict[str, list[Recording]]:
     """Sequences of the train and test sets of the published system.
 
-    Raises ValueError listing the sets that are not there, unless they may be missing: then one of each split does.
+    Raises ValueError listing the missing sets; if sets may be missing, only when a split has none.
     """
     missing = [name for names in SPLITS.values() for name in names if name not in sets]
     if missing and not allow_missing:
         raise ValueError(
-            f"{len(missing)} of {sum(map(len, SPLITS.values()))} sets are missing: {', '.join(missing)} (there are "
+            f"{len(missing)} of {sum(map(len, SPLITS.values()))} sets are missing: {', '.join(missing)} (available: "
             f"{', '.join(sorted(sets)) or 'none'}); --allow-missing builds without them"
         )
     for split, names in SPLITS.items():
         if not sets.keys() & names:
-            raise ValueError(f"the {split} split would be empty, its sets are {', '.join(names)}")
+            raise ValueError(f"the {split} split is empty, expected at least one of {', '.join(names)}")
     return {split: [r for name in names for r in sets.get(name, [])] for split, names in SPLITS.items()}
 
 
 def dfaust_splits(sets: dict[str, list[Recording]], allow_missing: bool) -> dict[str, list[Recording]]:
-    """Sequences of the first 8 and of the last 2 identities of DFaust, by name.
+    """Sequences of the first 8 (train) and the last 2 (test) identities of DFaust by name.
 
-    Raises ValueError when there are fewer than ten, unless they may be missing: then the last 2 are test all the same.
+    Raises ValueError for fewer than 10 identities; if identities may be missing, for fewer than 3.
     """
     recordings = sets.get("DFaust", [])
     identities, wanted = sorted({r.identity for r in recordings}), sum(DFAUST_IDENTITIES.values())
     fewest = DFAUST_IDENTITIES["test"] + 1 if allow_missing else wanted
     if len(identities) < fewest:
         raise ValueError(
-            f"DFaust has {len(identities)} identities ({', '.join(identities) or 'none'}), {wanted} expected"
+            f"DFaust has {len(identities)} identities ({', '.join(identities) or 'none'}), expected {wanted}"
             + ("" if allow_missing else "; --allow-missing builds without the rest")
         )
     test = identities[-DFAUST_IDENTITIES["test"] :]

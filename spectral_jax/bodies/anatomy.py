@@ -1,10 +1,11 @@
-"""Anatomical angles of a human body, their limits, and what they are as SMPL-H axis-angles."""
+"""Anatomical angles of a human body, their limits, and their conversion to SMPL-H axis-angles."""
 
 import numpy as np
 from jaxtyping import Float
 
-# Angles in radians, each (frame, 2) for left and right, or (frame, 1) for spine and head: at rest, and its limits.
-# An arm points by elevation (-pi/2 down, pi/2 up) and azimuth (0 sideways, pi/2 forwards); heading turns the body.
+# Rest value and limits of each angle, in radians. An angle is (frame, 2), left and right, or (frame, 1) for spine and
+# head. An arm points by elevation (-pi/2 down, pi/2 up) and azimuth (0 sideways, pi/2 forwards). Heading turns the
+# body.
 ANGLES = {
     "hip_flexion": (0.0, -0.6, 2.1),
     "hip_abduction": (0.03, -0.3, 1.1),
@@ -24,11 +25,11 @@ ANGLES = {
     "head_twist": (0.0, -1.2, 1.2),
     "heading": (0.0, -np.inf, np.inf),
 }
-MIRROR = np.array([[1.0, 1.0, 1.0], [1.0, -1.0, -1.0]])  # a left joint's axis-angle on the left, on the right
+MIRROR = np.array([[1.0, 1.0, 1.0], [1.0, -1.0, -1.0]])  # factors from a left joint's axis-angle to the left, the right
 
 
 def joint_rotations(angles: dict[str, np.ndarray]) -> Float[np.ndarray, "frame 156"]:
-    """Axis-angles of the 52 SMPL-H joints: left and right are set in the left's form, and the right is mirrored."""
+    """Axis-angles of the 52 SMPL-H joints. Both sides are computed as left joints; the right ones are mirrored."""
     from scipy.spatial.transform import Rotation
 
     a = angles
@@ -50,7 +51,7 @@ def joint_rotations(angles: dict[str, np.ndarray]) -> Float[np.ndarray, "frame 1
     across = np.cross([1.0, 0.0, 0.0], direction)
     swing = across / np.linalg.norm(across, axis=-1, keepdims=True).clip(1e-9)
     swing = swing * np.arccos(direction[..., :1].clip(-1, 1))
-    twist = a["arm_twist"] + 0.5 * (1 + np.sin(elevation))  # a raised arm turns its elbow down
+    twist = a["arm_twist"] + 0.5 * (1 + np.sin(elevation))  # raising an arm turns its elbow down
     raised = 0.15 * (elevation + 1.2)
     collar = axes(zero, zero, raised)
     left = {

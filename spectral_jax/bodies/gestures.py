@@ -1,4 +1,4 @@
-"""Families of human motion, as anatomical angles over time."""
+"""Families of human motion: anatomical angles over time."""
 
 import numpy as np
 from jaxtyping import Float
@@ -10,12 +10,12 @@ SIDE = np.array([1.0, -1.0])  # left, right
 
 
 def _cycle(time, rng, slowest, fastest):
-    """A phase in radians, (frame, 1), that starts and advances at random within the rates in Hz."""
+    """A phase in radians, (frame, 1), with a random start and a random rate between two rates in Hz."""
     return 2 * np.pi * rng.uniform(slowest, fastest) * time[:, None] + rng.uniform(0, 2 * np.pi)
 
 
 def _pulse(time, rng, slowest, fastest):
-    """Goes from 0 to 1 and back, (frame, 1), at a drawn rate in Hz, staying near the ends for a drawn share."""
+    """A pulse from 0 to 1 and back, (frame, 1), at a random rate in Hz; how long it stays near the ends is random."""
     hold = rng.uniform(0.3, 1.5)
     return 0.5 - 0.5 * np.tanh(hold * np.cos(_cycle(time, rng, slowest, fastest))) / np.tanh(hold)
 
@@ -267,9 +267,9 @@ FAMILIES = {
 
 
 def draw(kind: str, time: Float[np.ndarray, "frame"], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Angles of ANGLES, (frame, 1) or (frame, 2), of one motion of a family, its style drawn from rng."""
+    """The angles of ANGLES, (frame, 1) or (frame, 2), of one motion of a family, with a random style."""
     given = FAMILIES[kind](time, rng)
-    favoured = rng.uniform(-0.5, 0.5)  # the habits of the mover: one arm does more, how the trunk is held
+    favoured = rng.uniform(-0.5, 0.5)  # habits of the person: one arm moves more, and below, the posture of the trunk
     for name in ("arm_elevation", "arm_azimuth", "elbow_flexion"):
         rest = ANGLES[name][0]
         given[name] = rest + (given[name] - rest) * (1 + favoured * SIDE)
@@ -281,7 +281,7 @@ def draw(kind: str, time: Float[np.ndarray, "frame"], rng: np.random.Generator) 
     for name, (rest, low, high) in ANGLES.items():
         sides = 1 if name.startswith(("spine", "head")) else 2
         angles[name] = np.clip(np.broadcast_to(given.get(name, rest), (len(time), sides)), low, high)
-    # A bent arm keeps clear of the chest: its elbow farther out, its hand farther up.
+    # Keep bent arms clear of the chest: the elbow farther out, the hand farther up.
     angles["arm_azimuth"] = np.minimum(angles["arm_azimuth"], 1.7 - 0.35 * angles["elbow_flexion"])
     angles["arm_twist"] = np.minimum(angles["arm_twist"] + 0.2 * angles["elbow_flexion"], ANGLES["arm_twist"][2])
     return angles

@@ -1,4 +1,4 @@
-"""Motion sequences in the format of AMASS: read, synthesise, write."""
+"""Motion sequences in the AMASS format: read, synthesise, write."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,13 +9,14 @@ from jaxtyping import Float
 from spectral_jax.bodies import anatomy, gestures
 from spectral_jax.files import safe_files
 
-NUM_POSES, NUM_BETAS = 156, 16
-MOST_BYTES = 1 << 30  # of a file: two hours at 120 frames a second
+NUM_POSES = 156  # axis-angles of 52 joints
+NUM_BETAS = 16
+MOST_BYTES = 1 << 30  # limit of a file's size: two hours at 120 frames per second
 KINDS = tuple(gestures.FAMILIES)
 
 
 class MotionSequence(NamedTuple):
-    """One subject moving: axis-angles in radians of the 52 SMPL-H joints, shape, and frames a second."""
+    """A motion of one subject: axis-angles of the 52 SMPL-H joints in radians, shape, gender, and frames per second."""
 
     poses: Float[np.ndarray, "frame 156"]
     betas: Float[np.ndarray, "16"]
@@ -24,9 +25,10 @@ class MotionSequence(NamedTuple):
 
 
 def read_sequence(path: Path | str) -> MotionSequence:
-    """Reads an AMASS .npz; ValueError names the file and what is missing, misshapen or not finite.
+    """Read an AMASS .npz. Raises ValueError naming the file and what is missing, wrongly shaped or not finite.
 
-    72-number SMPL poses keep root and 21 body joints and get zero hands; betas are cut or zero-padded to 16.
+    Of SMPL poses (72 numbers) root and 21 body joints are kept, and hands are zero. Betas are truncated or padded with
+    zeros to 16.
     """
     try:
         with safe_files.open_npz(path, MOST_BYTES) as data:
@@ -57,7 +59,7 @@ def read_sequence(path: Path | str) -> MotionSequence:
 def write_sequence(
     path: Path | str, sequence: MotionSequence, trans: Float[np.ndarray, "frame 3"] | None = None
 ) -> None:
-    """Writes an AMASS .npz; trans is the root's path in metres, zero unless given."""
+    """Write an AMASS .npz; trans is the path of the root in metres (default: zero)."""
     np.savez_compressed(
         path,
         poses=sequence.poses,
@@ -71,15 +73,15 @@ def write_sequence(
 def synthesise(
     kind: str, num_frames: int, framerate: float, seed: int | tuple[int, ...]
 ) -> Float[np.ndarray, "frame 156"]:
-    """Poses of a plausible human motion of one of KINDS, its style drawn from the seed; ValueError for other kinds."""
+    """Poses of a plausible human motion of one of KINDS, styled by the seed. Raises ValueError for other kinds."""
     if kind not in KINDS:
-        raise ValueError(f"no motion {kind!r}: there are {', '.join(KINDS)}")
+        raise ValueError(f"no motion {kind!r}, available: {', '.join(KINDS)}")
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     return anatomy.joint_rotations(gestures.draw(kind, np.arange(num_frames) / framerate, rng))
 
 
 def demo_subjects(num_subjects: int, seed: int) -> list[tuple[str, str, Float[np.ndarray, "16"]]]:
-    """Name, gender and betas of a population: normal betas within 2.5 deviations, the later ones damped."""
+    """Names, genders and betas of a population: normal betas within 2.5 standard deviations, the later ones damped."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, num_subjects]))
     betas = np.clip(rng.normal(size=(num_subjects, NUM_BETAS)), -2.5, 2.5) * np.linspace(1.0, 0.5, NUM_BETAS)
     return [(f"subject{n:03d}", ("female", "male")[n % 2], row.astype(np.float32)) for n, row in enumerate(betas)]
@@ -93,7 +95,7 @@ def write_demo_motions(
     framerate: float = 30.0,
     seed: int = 0,
 ) -> list[Path]:
-    """Writes root/Demo/<subject>/<kind>_<nn>_poses.npz as AMASS lays its sets out, and returns the paths, sorted."""
+    """Write root/Demo/<subject>/<kind>_<nn>_poses.npz in the layout of AMASS, and return the sorted paths."""
     paths = []
     for n, (name, gender, betas) in enumerate(demo_subjects(num_subjects, seed)):
         folder = Path(root) / "Demo" / name

@@ -1,4 +1,4 @@
-"""Regions of a body, from the joints that move its vertices."""
+"""Regions of a body, by the joints that move its vertices."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ REGIONS = {  # joints of SMPL-H
 
 
 def body_regions(basis: SpectralBasis, source: dict[str, Any]) -> Int[np.ndarray, "vertex"] | None:
-    """The region (index into REGIONS) of each vertex; None where the mesh is no body whose joints are known.
+    """The region (index into REGIONS) of each vertex, or None if the mesh is not a body with known joints.
 
-    Known are the demo's bodies and those that a dataset was built with, as its `source` says, while they are there.
+    Known are the demo bodies, and the bodies that a dataset was built with, as long as they exist where its `source`
+    says.
     """
     paths = [bodies.demo_body_path(basis.num_vertices)] if basis.num_vertices in bodies.DEMO_SIZES else []
     if source.get("recipe") in ("amass", "dfaust") and isinstance(folder := source.get("body_folder"), str):
-        with suppress(ValueError, OSError):  # moved or taken away since
+        with suppress(ValueError, OSError):  # moved or deleted since
             paths += bodies.find_bodies(folder).values()
     region_of = {joint: region for region, joints in enumerate(REGIONS.values()) for joint in joints}
     for path in paths:

@@ -1,4 +1,4 @@
-"""SMPL-H-format bodies: poses and betas to posed, normalised vertices."""
+"""Bodies of the SMPL-H format: from poses and betas to posed, normalised vertices."""
 
 import tempfile
 from collections.abc import Mapping
@@ -26,14 +26,14 @@ ARRAYS = {
     "kintree_table": (2, 52),
 }
 INTEGERS = ("f", "kintree_table")
-ROOT_PARENTS = (-1, 2**32 - 1)  # what stands for no joint
+ROOT_PARENTS = (-1, 2**32 - 1)  # values that mean no parent
 DEMO_SIZES = (1229, 12272)
 GENDERS = ("female", "male", "neutral")
 SEARCH_DEPTH = 3
 
 
 class Body(NamedTuple):
-    """A body model: the body-models SMPLH of JAX arrays, and its faces."""
+    """A body model: the SMPLH of body-models, which holds JAX arrays, and its faces."""
 
     model: Any
     faces: Int[np.ndarray, "face 3"]
@@ -44,17 +44,17 @@ class Body(NamedTuple):
 
 
 def demo_body_path(num_vertices: int = 1229) -> Path:
-    """The demo body file of 1,229 or 12,272 vertices; ValueError for another number."""
+    """The file of the demo body with 1,229 or 12,272 vertices. Raises ValueError for another number."""
     if num_vertices not in DEMO_SIZES:
-        raise ValueError(f"there are demo bodies of 1229 and 12272 vertices, not of {num_vertices}")
+        raise ValueError(f"no demo body of {num_vertices} vertices, available: {', '.join(map(str, DEMO_SIZES))}")
     return Path(str(files("spectral_jax") / "assets" / f"demo_body_{num_vertices}.npz"))
 
 
 def find_bodies(folder: Path | str) -> dict[str, Path]:
-    """The body file of each gender ("female", "male", "neutral" where there is one) in a folder or up to three below.
+    """Find the body file of each gender ("female", "male", perhaps "neutral") in a folder or up to three levels below.
 
-    These are SMPLH_<GENDER>.npz or .pkl, in any case, or <gender>/model.npz or .pkl; an .npz goes before the .pkl next
-    to it. ValueError names the folder and the gender that is missing or the two files that there are of one gender.
+    Files are SMPLH_<GENDER>.npz or .pkl, in any case, or <gender>/model.npz or .pkl; an .npz is preferred to the .pkl
+    next to it. Raises ValueError naming the folder and the gender that is missing, or the two files of one gender.
     """
     folder, found = Path(folder), {gender: [] for gender in GENDERS}
     for depth in range(SEARCH_DEPTH + 1):
@@ -79,13 +79,13 @@ def find_bodies(folder: Path | str) -> dict[str, Path]:
 
 
 def load_body(path: Path | str) -> Body:
-    """Reads an SMPL-H file, .npz or .pkl (of any Python, with or without chumpy); nothing that is in it is ever run.
+    """Read an SMPL-H file, .npz or .pkl (of any Python, with or without chumpy). Nothing in it is executed.
 
-    Of more than 16 shape components the first 16 are used. ValueError names the file and what is missing or wrong.
+    The first 16 shape components are used. Raises ValueError naming the file and what is missing or wrong.
     """
     from body_models.smplh.jax import SMPLH
 
-    # body-models unpickles what it reads: it gets a copy of the checked arrays only.
+    # body-models unpickles the file it reads, so it gets a copy with only the checked arrays.
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "body.npz"
         np.savez(copy, allow_pickle=False, **_read_arrays(Path(path)))
@@ -107,7 +107,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The checked arrays as float32 and int64, each read and made small before the next."""
+    """Check the arrays and convert them to float32 and int64, one by one to save memory."""
     missing = sorted(set(ARRAYS) - set(arrays))
     if missing:
         raise ValueError(f"no array {', '.join(missing)}")
@@ -146,16 +146,16 @@ def _check_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def pose_bodies(
     body: Body, poses: Float[Array | np.ndarray, "batch 156"], betas: Float[Array | np.ndarray, "batch 16"]
 ) -> Float[Array, "batch vertex 3"]:
-    """Vertices in metres of bodies posed by AMASS axis-angles, pelvis joint at the origin, root orientation removed.
+    """Vertices in metres of bodies posed by AMASS axis-angles, with the pelvis at the origin and no root orientation.
 
-    Taking out the root orientation, a rotation about the pelvis, is posing without it: poses[:, :3] is not read.
+    The root orientation is a rotation about the pelvis, so it is removed by ignoring poses[:, :3].
     """
     return _pose(body.model, poses, betas)
 
 
 @partial(jax.jit, static_argnums=0)
 def _pose(model: Any, poses: Array, betas: Array) -> Array:
-    """Skinned by one product with the dense weights: on a CPU three times as fast as the gathers of body-models."""
+    """Pose by one product with the dense skinning weights: three times as fast on a CPU as body-models' gathers."""
     poses = poses.astype("float32").reshape(-1, 52, 3)
     with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"):
         identity = model.prepare_identity(betas.astype("float32"))

@@ -1,7 +1,8 @@
-"""Reads the SMPL-H body models that are Python pickles, without running anything that they name.
+"""Read SMPL-H body models that are Python pickles, without executing anything in them.
 
-Each global of a file stands for an inert stub, which keeps its arguments and its state; what is in no table is refused.
-The arrays are then made from the bytes in those of NumPy, scipy.sparse and chumpy, as any Python since 2 pickles them.
+Each global in a file becomes an inert stub that keeps its arguments and its state; unknown globals are refused.
+The arrays are then built from the bytes in the stubs of NumPy, scipy.sparse and chumpy, as any Python since 2 writes
+them.
 """
 
 import math
@@ -14,14 +15,14 @@ from typing import Any
 import numpy as np
 
 FILE_BYTES = 1 << 30
-OPCODES = 1 << 20  # a model has thousands of them; the largest value of one, an empty set, takes 216 bytes
-DENSE = 1 << 24  # numbers in a sparse matrix made dense
-DEPTH = 6  # arrays within arrays, of chumpy and scipy
+OPCODES = 1 << 20  # a model has thousands; one opcode makes at most an empty set, 216 bytes
+DENSE = 1 << 24  # limit of the size of a sparse matrix that is made dense
+DEPTH = 6  # limit of arrays nested in arrays of chumpy and scipy
 _ONLY = "(only arrays are read)"
 
 
 class _Stub:
-    """Stands for what a file calls or builds; __setstate__ is all of it that a file can reach."""
+    """Stands for what a file calls or builds. A file can reach only its __setstate__."""
 
     __slots__ = ("args", "state")
 
@@ -45,12 +46,12 @@ _STUBS = {
     )
 }
 _DTYPES = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
-_KEYS = {pickle.SETITEM[0]: slice(-2, -1)}  # where on the stack the opcodes of dicts and sets find their keys
+_KEYS = {pickle.SETITEM[0]: slice(-2, -1)}  # the place of the keys on the stack, by opcode
 _KEYS |= dict.fromkeys(pickle.SETITEMS + pickle.DICT, slice(None, None, 2))
 _KEYS |= dict.fromkeys(pickle.ADDITEMS + pickle.FROZENSET, slice(None))
 
 
-class _Unpickler(pickle._Unpickler):  # the one in C takes all the memory that a file asks for, and hashes any key
+class _Unpickler(pickle._Unpickler):  # pickle.Unpickler, in C, cannot be limited in memory or in the keys it hashes
     steps = 0
 
     def find_class(self, module: str, name: str) -> Any:
@@ -75,28 +76,28 @@ def _limited(code: int, run: Callable) -> Callable:
             raise ValueError(f"has more than {OPCODES} opcodes")
         for key in self.stack[_KEYS[code]] if code in _KEYS else ():
             if isinstance(key, tuple | frozenset) or (isinstance(key, int) and key.bit_length() > 64):
-                raise ValueError(f"has a {type(key).__name__} for a key")  # such can be slow to hash or to compare
+                raise ValueError(f"has a {type(key).__name__} for a key")  # slow to hash or to compare
         run(self)
 
     return step
 
 
 _Unpickler.dispatch = {code: _limited(code, run) for code, run in pickle._Unpickler.dispatch.items()}
-# as bytes: a bytearray of the size that the file gives would be filled with zeros before anything is read
+# Read as bytes: Python would first fill a bytearray of the size in the file with zeros.
 _Unpickler.dispatch[pickle.BYTEARRAY8[0]] = _Unpickler.dispatch[pickle.BINBYTES8[0]]
 
 
 def load(path: Path | str, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Those of the named arrays that an SMPL-H pickle (protocol 0 to 5, up to 1 GiB) has, sparse ones made dense.
+    """Read the named arrays that an SMPL-H pickle (protocol 0 to 5, up to 1 GiB) has; sparse ones become dense.
 
-    ValueError names the file and what is damaged, refused or no array of integers or floats.
+    Raises ValueError naming the file and what is damaged, refused, or not an array of integers or floats.
     """
     where = ""
     try:
         with Path(path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > FILE_BYTES:
-                raise ValueError(f"has {size} bytes, and at most {FILE_BYTES} are read")
+                raise ValueError(f"has {size:,} bytes, the limit is {FILE_BYTES:,}")
             tree = _Unpickler(file, encoding="latin1").load()
         if type(tree) is not dict:
             raise ValueError(f"holds a {type(tree).__name__}, not a dict")
@@ -104,7 +105,7 @@ def load(path: Path | str, names: Iterable[str]) -> dict[str, np.ndarray]:
         for name in filter(tree.__contains__, names):
             where = f"{name} "
             arrays[name] = _array(tree.pop(name), DEPTH)
-    except Exception as error:  # a damaged pickle fails in any way
+    except Exception as error:  # a damaged pickle raises many kinds of errors
         reason = error if type(error) is ValueError else f"is damaged ({type(error).__name__}: {error})"
         text = "".join(c if c.isprintable() else "?" for c in f"{where}{reason}"[:500])
         raise ValueError(f"{path}: not a usable SMPL-H body: {text}") from None

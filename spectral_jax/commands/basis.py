@@ -6,7 +6,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import tyro
@@ -16,21 +16,29 @@ from spectral_jax.commands.console import Bars, check_free, console, track
 from spectral_jax.commands.dataset import open_data
 from spectral_jax.geometry.mesh import Mesh
 
-ALLOWED = 1e-4  # residual and orthonormality of a basis, see `spectral_jax.basis.quality`
+ALLOWED = 1e-4  # limit of a basis's residual and deviation from orthonormality (see `spectral_jax.basis.quality`)
+
+
+class Shape(NamedTuple):
+    """What a mesh file holds: faces (face, 3), the number of vertices, and vertices (vertex, 3) unless it has none."""
+
+    faces: np.ndarray
+    num_vertices: int
+    vertices: np.ndarray | None
 
 
 @dataclass(frozen=True)
 class BasisCompute:
-    """Compute the lowest eigenmodes of a mesh's Laplacian and save them; computed once, they are kept in a cache."""
+    """Compute the lowest eigenmodes of a mesh's Laplacian, and save them. A cache keeps them for the next time."""
 
     mesh: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FACES_OR_MESH")]
     """A mesh (.obj .ply .off .stl .npz .hdf5 ...), an SMPL-H body (.npz), or faces as text (.txt .triv)."""
     out: Path
     """The .npz file to write."""
     modes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """How many modes (default: as many as there are vertices)."""
+    """Number of modes (default: the number of vertices)."""
     operator: Operator = "graph"
-    """The Laplacian: of the graph, as published, or the cotangent one of the mesh's shape."""
+    """The Laplacian: graph, of the connectivity alone, as published; or cotangent, of the mesh's shape."""
     overwrite: bool = False
     """Replace the file if it exists."""
 
@@ -38,29 +46,31 @@ class BasisCompute:
         from spectral_jax.basis import formats, spectral
 
         check_free(self.out, self.overwrite)
-        faces, count, vertices = read_shape(self.mesh)
-        if self.operator == "cotangent" and vertices is None:
+        shape = read_shape(self.mesh)
+        if self.operator == "cotangent" and shape.vertices is None:
             raise ValueError(f"{self.mesh}: holds faces alone, --operator cotangent needs a mesh with vertices")
-        vertices = vertices if self.operator == "cotangent" else None
-        modes, start = count if self.modes is None else self.modes, time.monotonic()
+        vertices = shape.vertices if self.operator == "cotangent" else None
+        modes = shape.num_vertices if self.modes is None else self.modes
+        start = time.monotonic()
         with Bars() as bars, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", soft_wrap=True)
-            computed = formats.cached(faces, count, modes, vertices, bars)
+            computed = formats.cached(shape.faces, shape.num_vertices, modes, vertices, bars)
         seconds = time.monotonic() - start
         figures = check(self.mesh, computed, vertices)
         spectral.save(self.out, computed)
-        origin = f"computed by the {spectral.solver(count, modes)} solver" if bars.tasks else "from the cache"
+        solver = spectral.solver(shape.num_vertices, modes)
+        origin = f"computed by the {solver} solver" if bars.tasks else "from the cache"
         print(f"{describe(self.out, computed)}, {origin} in {seconds:.1f} s\n{figures}")
 
 
 @dataclass(frozen=True)
 class BasisCheck:
-    """Check a basis file: its arrays, whether its modes are eigenmodes and which are unique, and whose basis it is."""
+    """Check a basis file: its arrays, whether its modes are eigenmodes, which of them are unique, and its mesh."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The .npz file."""
     mesh: Annotated[Path | None, tyro.conf.arg(metavar="FACES_OR_MESH")] = None
-    """A mesh, body or text of faces whose connectivity must be the basis's; for a cotangent basis, its shape."""
+    """A mesh, body or text of faces that the basis must belong to; a cotangent basis is checked against its shape."""
 
     def __call__(self) -> None:
         from spectral_jax.basis import spectral
@@ -69,30 +79,26 @@ class BasisCheck:
         loaded, vertices = spectral.load(self.file), None
         if self.mesh:
             faces, count, vertices = read_shape(self.mesh)
-            found = mesh.fingerprint(faces, count)
-            if found != loaded.fingerprint:
-                raise ValueError(
-                    f"{self.file} is for {loaded.num_vertices} vertices of connectivity {loaded.fingerprint[:12]}, "
-                    f"{self.mesh} has {count} of {found[:12]}"
-                )
+            names = str(self.file), str(self.mesh)
+            mesh.check_connectivity(loaded.connectivity, mesh.connectivity(faces, count), names)
         figures = check(self.file, loaded, vertices)
         print(f"{describe(self.file, loaded)}, fine\n{figures}")
 
 
 @dataclass(frozen=True)
 class BasisImport:
-    """Turn modes of another program, or of a published dataset, into a basis file."""
+    """Import modes from another program or a published dataset, and save them as a basis file."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """Modes in columns: .npy, .evecs_6890 and the like, MATLAB .mat, or numbers as text."""
     mesh: Annotated[Path, tyro.conf.arg(metavar="FACES_OR_MESH")]
-    """A mesh, body or text of faces of whose graph Laplacian they are the modes."""
+    """The mesh, body or text of faces whose graph Laplacian has these modes."""
     out: Path
     """The .npz file to write."""
     variable: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """The variable of a .mat file (default: evecs or the like, else the largest matrix)."""
+    """The variable of a .mat file (default: one with a usual name such as evecs, else the largest matrix)."""
     modes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """How many of them (default: all)."""
+    """Number of modes to keep (default: all)."""
     overwrite: bool = False
     """Replace the file if it exists."""
 
@@ -113,7 +119,7 @@ class BasisImport:
 
 @dataclass(frozen=True)
 class BasisExport:
-    """Write the modes of a basis for other programs."""
+    """Export the modes of a basis for other programs."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The .npz file of the basis."""
@@ -130,12 +136,12 @@ class BasisExport:
         formats.write_modes(self.out, loaded)
         print(describe(self.out, loaded))
         if loaded.mass is not None:
-            note = "these modes are orthonormal under the mass of the vertices, which only a .mat file has"
+            note = "these modes are orthonormal under the mass of the vertices, which only a .mat file includes"
             console.print(note, soft_wrap=True)
 
 
-def read_shape(path: Path) -> tuple[np.ndarray, int, np.ndarray | None]:
-    """Faces (face, 3), number of vertices and, unless the file is text of faces, vertices (vertex, 3)."""
+def read_shape(path: Path) -> Shape:
+    """Read a mesh, a body, or faces as text. Raises ValueError naming the file."""
     from spectral_jax.data import pytorch_layouts
     from spectral_jax.geometry import mesh, sequences
 
@@ -151,11 +157,11 @@ def read_shape(path: Path) -> tuple[np.ndarray, int, np.ndarray | None]:
         mesh.edges(faces, count)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return faces, count, vertices
+    return Shape(faces, count, vertices)
 
 
 def _body(path: Path) -> Mesh | None:
-    """Template and faces of an SMPL-H-format body, which is known by its array v_template; None for another .npz."""
+    """Template and faces of an SMPL-H-format body, recognised by its array v_template; None for another .npz."""
     from spectral_jax.bodies import smplh_pickle
     from spectral_jax.files import safe_files
 
@@ -169,13 +175,13 @@ def _body(path: Path) -> Mesh | None:
     if vertices.shape[1:] != (3,) or faces.shape[1:] != (3,) or faces.dtype.kind not in "iu":
         raise ValueError(
             f"{path}: v_template {vertices.shape} and f {faces.dtype} {faces.shape} are not those of a body, expected "
-            "(vertices, 3) and whole numbers (faces, 3)"
+            "(vertices, 3) and integers (faces, 3)"
         )
     return Mesh(vertices, faces.astype(np.int32))
 
 
 def describe(path: Path, basis: SpectralBasis) -> str:
-    """What a basis is of."""
+    """Summarise a basis in a line."""
     return (
         f"{path}: {basis.num_modes} modes of {basis.num_vertices} vertices, {basis.operator} operator, connectivity "
         f"{basis.fingerprint[:12]}"
@@ -183,7 +189,7 @@ def describe(path: Path, basis: SpectralBasis) -> str:
 
 
 def check(path: Path, basis: SpectralBasis, vertices: np.ndarray | None) -> str:
-    """What there is to say of a basis's quality; ValueError where its modes are none."""
+    """Describe the quality of a basis in lines. Raises ValueError if its modes are not the eigenmodes."""
     from spectral_jax.basis.quality import quality
 
     with console.status("checking the modes"):
@@ -191,33 +197,33 @@ def check(path: Path, basis: SpectralBasis, vertices: np.ndarray | None) -> str:
     for name, value in (("residual", found.residual), ("deviation from orthonormality", found.orthonormality)):
         if value is not None and not value <= ALLOWED:
             shape = f" of {'that graph' if basis.mass is None else 'this shape'}" if name == "residual" else ""
-            raise ValueError(f"{path}: {name} is {value:.2g}, at most {ALLOWED:g} allowed: not the eigenmodes{shape}")
-    residual = f"{found.residual:.1e} of the largest eigenvalue" if found.residual is not None else "only --mesh tells"
+            raise ValueError(f"{path}: {name} is {value:.2g}, allowed {ALLOWED:g}: not the eigenmodes{shape}")
+    residual = "only --mesh tells"
+    if found.residual is not None:
+        residual = f"{found.residual:.1e} of the largest eigenvalue"
     gaps = ", ".join(f"{gap:.1e} before mode {mode}" for mode, gap in found.smallest_gaps)
-    repeated = (
-        f"{found.repeated} modes have a near-equal neighbour: any rotation among them is as good, so solvers differ"
-    )
+    repeated = f"{found.repeated} modes have nearly repeated eigenvalues, so solvers may rotate them differently"
     return (
         f"residual: {residual}; orthonormal to {found.orthonormality:.1e}\n"
         f"smallest relative gaps: {gaps or 'none'}\n"
-        f"{repeated if found.repeated else 'no repeated eigenvalues: every mode is unique but for its sign'}"
+        f"{repeated if found.repeated else 'no repeated eigenvalues: every mode is unique up to its sign'}"
     )
 
 
 @dataclass(frozen=True)
 class BasisAlign:
-    """Give a basis the signs of another one of its mesh, and its rotations inside repeated eigenvalues."""
+    """Align a basis with another basis of the same mesh: signs, and rotations inside repeated eigenvalues."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """The .npz file of the basis; with a few more modes than wanted, a repeated eigenvalue at the end is whole."""
+    """The .npz file of the basis. Compute a few more modes than needed, so that no repeated eigenvalue is cut off."""
     out: Path
     """The .npz file to write."""
     reference: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """The .npz file of the other basis."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
-    """Instead of a reference: a dataset whose test split has vertices, and their coefficients in that basis."""
+    """Instead of --reference: a dataset whose test split has vertices and their coefficients in the other basis."""
     meshes: int = 64
-    """How many meshes of the dataset to compare, spread over the split."""
+    """Number of meshes of the dataset to compare, evenly spaced in the split."""
     overwrite: bool = False
     """Replace the file if it exists."""
 
@@ -238,17 +244,11 @@ class BasisAlign:
         print(f"{self.out}: {align.describe(report)}")
 
     def _samples(self, loaded, source: str):
-        """Vertices and coefficients of the dataset's meshes."""
+        """Vertices and coefficients of meshes of the dataset."""
+        from spectral_jax.basis import spectral
+
         data = open_data(source)
-        if data.basis.fingerprint != loaded.fingerprint:
-            raise ValueError(
-                f"{self.file} is for {loaded.num_vertices} vertices of connectivity {loaded.fingerprint[:12]}, "
-                f"{data.path} has {data.basis.num_vertices} of {data.basis.fingerprint[:12]}"
-            )
-        if data.basis.operator != loaded.operator:
-            raise ValueError(
-                f"{self.file} is of the {loaded.operator} operator, {data.path} of the {data.basis.operator} operator"
-            )
+        spectral.check_comparable(loaded, data.basis, (str(self.file), str(data.path)))
         records = data.splits.get("test", ())
         if not len(records) or records[0].vertices is None:
             raise ValueError(f"{data.path}: no test split with vertices to compare")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,26 +13,27 @@ from rich.table import Table
 
 from spectral_jax.commands.console import console
 from spectral_jax.commands.dataset import data_source, open_data
+from spectral_jax.files import atomic
 
 
 @dataclass(frozen=True)
 class Convert:
-    """Turn a published PyTorch checkpoint into a run folder, or a run folder into such a checkpoint."""
+    """Convert a published PyTorch checkpoint to a run folder, or a run folder to such a checkpoint."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A .ckpt or .pth file, or a run folder."""
     target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
-    """The run folder to make, or the .ckpt file to write, its infos.json beside it."""
+    """The run folder to make, or the .ckpt file to write, with infos.json beside it."""
     infos: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """The options of a published checkpoint (default: infos.json beside it; without one they are inferred)."""
+    """The options of a published checkpoint (default: infos.json beside it, else inferred from the weights)."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
-    """A dataset: its basis goes into the run folder that is made, and its test split is what --verify compares on."""
+    """A dataset. The run folder gets its basis, and --verify uses its test split."""
     verify: bool = False
-    """Compare with PyTorch on the same meshes (random ones without --data); exit code 1 when anything differs."""
+    """Compare with PyTorch on the same meshes, random ones without --data. The exit code is 1 if anything differs."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Also write the comparison to this JSON file."""
     meshes: int = 16
-    """How many meshes to compare on."""
+    """Number of meshes that --verify compares."""
 
     def __call__(self) -> None:
         from spectral_jax.pytorch import lightning
@@ -46,7 +46,7 @@ class Convert:
         if exporting:
             meshes = self._meshes(self.source, data) if self.verify else None
             lightning.export_checkpoint(self.source, self.target)
-            print(f"{self.target}: checkpoint for PyTorch, its options in {self.target.with_name('infos.json')}")
+            print(f"{self.target}: checkpoint for PyTorch, options in {self.target.with_name('infos.json')}")
             folder, file = self.source, self.target
         else:
             self._import(data)
@@ -56,7 +56,7 @@ class Convert:
             self._verify(folder, file, *meshes)
 
     def _check(self, exporting: bool) -> None:
-        """Raise ValueError for what can be told before any work."""
+        """Raise ValueError for options that do not fit together, before any work."""
         if not self.source.exists():
             raise ValueError(f"{self.source}: no such checkpoint or run folder")
         if self.target.exists() and not (self.target.is_dir() and not any(self.target.iterdir())):
@@ -64,7 +64,7 @@ class Convert:
         if exporting and self.target.suffix != ".ckpt":
             raise ValueError(f"{self.target}: a run folder becomes a .ckpt file, such as {self.target / 'last.ckpt'}")
         if exporting and self.infos:
-            raise ValueError("--infos goes with a checkpoint, a run folder has its own options")
+            raise ValueError("--infos goes with a checkpoint; a run folder has its own options")
         if exporting and self.data and not self.verify:
             raise ValueError("--data goes with --verify when the source is a run folder")
         if self.json and not self.verify:
@@ -73,7 +73,7 @@ class Convert:
             raise ValueError(f"--meshes must be at least 1, not {self.meshes}")
 
     def _import(self, data) -> None:
-        """Make the run folder; given data, it evaluates and continues on them."""
+        """Make the run folder, with the basis of the data if they are given."""
         from spectral_jax.pytorch import lightning
 
         basis, source = (data.basis, data_source(self.data, data)) if data and self.data else (None, "")
@@ -82,7 +82,7 @@ class Convert:
         print(f"{self.target}: run folder")
 
     def _meshes(self, folder: Path, data) -> tuple[tuple, str]:
-        """Coefficients, modes and original vertices (if any) to compare on, and what they are."""
+        """Coefficients, modes and original vertices (if any) to compare on, and a description of them."""
         import numpy as np
 
         from spectral_jax.basis import spectral
@@ -107,7 +107,7 @@ class Convert:
         return (coefficients, modes, vertices), f"{len(chosen)} meshes of {self.data}"
 
     def _verify(self, folder: Path, file: Path, meshes: tuple, described: str) -> None:
-        """Compare the run folder and the checkpoint file as they are on disk."""
+        """Compare the run folder with the checkpoint file, both as they are on disk."""
         from spectral_jax.files import torch_file
         from spectral_jax.pytorch import verify
         from spectral_jax.runs import checkpoint, run
@@ -129,8 +129,7 @@ class Convert:
             rows += verify.verify(config.model, weights, params, *meshes)
         print_rows(rows, title)
         if self.json:
-            self.json.parent.mkdir(parents=True, exist_ok=True)
-            self.json.write_text(json.dumps(record(rows, title), indent=1) + "\n")
+            atomic.write_json(self.json, record(rows, title))
         failed = sum(not row.passed for row in rows)
         print(f"{failed} of {len(rows)} comparisons failed" if failed else f"all {len(rows)} comparisons passed")
         if failed:
@@ -138,7 +137,7 @@ class Convert:
 
 
 def print_rows(rows, title: str) -> None:
-    """The comparison as a table on standard output."""
+    """Print the comparison as a table."""
     table = Table(title=title)
     for name in ("quantity", "dtype", "absolute", "relative", "allowed", ""):
         table.add_column(name, justify="right" if name in ("absolute", "relative", "allowed") else "left")
@@ -153,7 +152,7 @@ def print_rows(rows, title: str) -> None:
 
 
 def record(rows, title: str) -> dict:
-    """The comparison as plain values; null for what is not finite."""
+    """The comparison as values for JSON; numbers that are not finite become null."""
 
     def plain(value):
         return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,20 +14,21 @@ from rich.table import Table
 
 from spectral_jax.commands.console import track
 from spectral_jax.commands.dataset import open_data, show_counts
+from spectral_jax.files import atomic
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Say what a dataset holds and how many modes its meshes need: errors and energy by number of modes."""
+    """Show what a dataset holds and how many modes its meshes need: errors and energy by number of modes."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A prepared dataset folder, one in a published layout, or the word demo."""
+    """A prepared dataset folder, a folder in a published layout, or the word demo."""
     meshes: int = 256
-    """How many meshes of each split to measure, spread evenly over it."""
+    """Number of meshes to measure in each split, evenly spaced."""
     json: Path | None = None
     """Also write the figures to this JSON file."""
     plot: Path | None = None
-    """Also plot them on this .html page, which opens offline."""
+    """Also plot the figures on this .html page, which opens offline."""
 
     def __call__(self) -> None:
         from spectral_jax.basis import spectrum
@@ -60,16 +60,14 @@ class DatasetInfo:
         }
         print_tables(table, figures)
         if self.json:
-            self.json.parent.mkdir(parents=True, exist_ok=True)
-            self.json.write_text(json.dumps(figures, indent=1) + "\n")
+            atomic.write_json(self.json, figures)
         if self.plot:
-            self.plot.parent.mkdir(parents=True, exist_ok=True)
             figure = draw(curve, spectrum.coarsen(curve, spectrum.octave_counts(num_modes)), figures)
-            figure.write_html(self.plot, include_plotlyjs=True)
+            atomic.write_text(self.plot, figure.to_html(include_plotlyjs=True))
 
 
 def read_sample(data, split: str, count: int):
-    """Coefficients, and vertices where there are any, of at most `count` meshes spread evenly over a split."""
+    """Coefficients, and vertices if the split has them, of up to `count` meshes evenly spaced in a split."""
     import numpy as np
 
     records = data.records(split)
@@ -98,7 +96,7 @@ def columns(spectrum, num_vertices: int) -> dict[str, Any]:
 
 
 def print_tables(spectrum, figures: dict[str, Any]) -> None:
-    """What the first modes leave out, what each band holds, and of which meshes."""
+    """Print what the first modes leave out, what each band holds, and which meshes were measured."""
     kept, bands = Table(), Table()
     measured = ["mean\nerror, mm", "worst\nmesh, mm"] if figures["errors_of"] else []
     for name in ("modes", f"% of all\n{figures['num_vertices']:,}", *measured, "energy\nleft out, %"):
@@ -135,7 +133,7 @@ def print_tables(spectrum, figures: dict[str, Any]) -> None:
 
 
 def draw(curve, octaves, figures: dict[str, Any]):
-    """The plotly figure: truncation error by number of modes, and below it the rms amplitude of each octave."""
+    """Plot the truncation error by number of modes and, below it, the rms amplitude of each octave."""
     import numpy as np
     from plotly.subplots import make_subplots
 
@@ -148,7 +146,7 @@ def draw(curve, octaves, figures: dict[str, Any]):
         for name, mm, dash in (("mean over meshes", curve.mean_mm, "solid"), ("worst mesh", curve.max_mm, "dot")):
             figure.add_scatter(
                 x=curve.counts,
-                y=np.where(mm > 1e-3, mm, np.nan),  # what all modes leave is rounding, and would stretch the axis
+                y=np.where(mm > 1e-3, mm, np.nan),  # the rounding error of all modes would stretch the axis
                 name=name,
                 mode="lines+markers",
                 line={"dash": dash, "color": "#1f5fa8"},

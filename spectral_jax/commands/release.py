@@ -8,17 +8,18 @@ from typing import Annotated, Literal
 
 import tyro
 
+from spectral_jax.commands.console import check_free
 from spectral_jax.commands.dataset import data_source, open_data
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write a trained network as a single file: parameters by name, options, a mark of its basis; no pickle."""
+    """Export a trained network as a single file: parameters by name, options, and a signature of its basis."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """The file to write: .npz, or .safetensors where that package is installed."""
+    """The file to write: .npz, or .safetensors if that package is installed."""
     checkpoint: Literal["last", "best"] = "last"
     """The newest checkpoint, or the one with the lowest validation error."""
     overwrite: bool = False
@@ -27,8 +28,7 @@ class Export:
     def __call__(self) -> None:
         from spectral_jax.runs import bundle, run
 
-        if self.file.exists() and not self.overwrite:
-            raise ValueError(f"{self.file} exists already; --overwrite replaces it")
+        check_free(self.file, self.overwrite)
         loaded = run.load_run(self.run, self.checkpoint)
         bundle.save_release(self.file, loaded)
         size = self.file.stat().st_size
@@ -37,14 +37,14 @@ class Export:
 
 @dataclass(frozen=True)
 class ImportRelease:
-    """Make a run folder of a single-file network."""
+    """Make a run folder from a single-file network."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The .npz or .safetensors file."""
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder to make."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
-    """A dataset: its basis goes into the run folder, if it is the one that the network was trained on."""
+    """A dataset with the basis that the network was trained on. The run folder gets its basis."""
 
     def __call__(self) -> None:
         from spectral_jax.runs import bundle
@@ -55,4 +55,4 @@ class ImportRelease:
         model = imported.model
         print(f"{self.run}: epoch {imported.epoch}, {model.modes:,} modes, latent size {model.latent_size}")
         if data is None:
-            print("no basis: the folder cannot be evaluated before --data gives it one")
+            print("no basis: the folder cannot be evaluated; import with --data to add one")

@@ -1,4 +1,4 @@
-"""A trained network as a single file, .npz or .safetensors: parameters by name, options, a mark of its basis."""
+"""A trained network as a single file, .npz or .safetensors: parameters by name, options, a signature of its basis."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from spectral_jax import extras
 from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.files import atomic, options, safe_files
+from spectral_jax.geometry.mesh import Connectivity, check_connectivity
 from spectral_jax.network.autoencoder import ModelConfig, init_params
 from spectral_jax.runs import checkpoint, run
 from spectral_jax.runs.run import Run, RunConfig
@@ -27,12 +28,24 @@ from spectral_jax.training.schedule import Plateau
 from spectral_jax.training.step import TrainConfig, TrainingProgress, TrainState
 
 SCHEMA = 1
-METADATA, MARK = "metadata", "basis_mark"  # what a file holds beside the parameters
-MOST_BYTES = 1 << 30  # of a file, and of its arrays
+# Entries of a file beside the parameters.
+METADATA = "metadata"
+SIGNATURE = "basis_mark"
+SIGNATURE_TOLERANCE = 0.05  # between rounding, below 0.001, and a flipped or rotated mode, about 1
+MOST_BYTES = 1 << 30  # limit of a file's size, and of its arrays
 
 
 class Release(NamedTuple):
-    """What a release holds: parameters on the host, options, how long it was trained, whose basis it needs."""
+    """The contents of a release.
+
+    Attributes:
+      params: parameters on the host.
+      model, train: options.
+      epoch: epochs trained.
+      connectivity: fingerprint of the mesh.
+      basis_signature: tells whether a basis is the one it was trained on.
+      versions: of the packages that wrote it.
+    """
 
     params: dict[str, Any]
     model: ModelConfig
@@ -44,10 +57,10 @@ class Release(NamedTuple):
 
 
 def basis_signature(basis: SpectralBasis, num_modes: int) -> Float[np.ndarray, "4 freq"]:
-    """Four sums over each of the first modes, float32, by which bases are told apart whatever made them.
+    """Four weighted sums over each of the first modes, float32, which tell bases apart.
 
-    The weights frac((v + 1)^2 sqrt(p)) of p = 2, 3, 5, 7, shifted and scaled to mean 0 and variance 1, follow no
-    symmetry of a mesh. A flipped or rotated mode changes its sums by about 1, rounding by far less than 0.001.
+    The weights are frac((v + 1)^2 sqrt(p)) for p = 2, 3, 5, 7, shifted and scaled to mean 0 and variance 1. They follow
+    no symmetry of a mesh. A flipped or rotated mode changes its sums by about 1, rounding by far less than 0.001.
     """
     squares = np.arange(1, basis.num_vertices + 1, dtype=np.float64) ** 2
     weights = np.sqrt(12) * (np.sqrt([[2.0], [3.0], [5.0], [7.0]]) * squares[None] % 1.0 - 0.5)
@@ -57,7 +70,7 @@ def basis_signature(basis: SpectralBasis, num_modes: int) -> Float[np.ndarray, "
 def save_release(path: str | Path, run: Run) -> None:
     """Write a run as one .npz or .safetensors file, atomically and without pickle.
 
-    Raises ValueError for another suffix, and for .safetensors where that package is not installed.
+    Raises ValueError for another suffix, and for .safetensors if that package is not installed.
     """
     path = Path(path)
     names = ("jax", "flax", "numpy")
@@ -72,7 +85,7 @@ def save_release(path: str | Path, run: Run) -> None:
     arrays: dict[str, Any] = {
         name: np.ascontiguousarray(value) for name, value in flatten_dict(run.params, sep="/").items()
     }
-    arrays[MARK] = basis_signature(run.basis, run.config.model.modes)
+    arrays[SIGNATURE] = basis_signature(run.basis, run.config.model.modes)
     if path.suffix not in (".npz", ".safetensors"):
         raise ValueError(f"{path}: a release is a .npz or .safetensors file")
     safetensors = _safetensors(path) if path.suffix == ".safetensors" else None
@@ -85,10 +98,10 @@ def save_release(path: str | Path, run: Run) -> None:
 
 
 def load_release(path: str | Path) -> Release:
-    """Read a release and check it.
+    """Read a release, and check it.
 
-    Raises ValueError naming the file, and all arrays that are missing, unexpected, misshapen or not finite, when it is
-    unreadable, from a newer version or not the parameters of its own options.
+    Raises ValueError naming the file when it is unreadable, from a newer version, or not the parameters of its
+    own options. The error lists all arrays that are missing, unexpected, wrongly shaped or not finite.
     """
     path = Path(path)
     safe_files.check_size(path, MOST_BYTES)
@@ -102,23 +115,23 @@ def load_release(path: str | Path) -> Release:
         train = options.fill(TrainConfig(), record.get("train"))
         epoch, connectivity, versions = (record.get(name) for name in ("epoch", "connectivity", "versions"))
         if type(epoch) is not int or not 0 <= epoch < 1 << 31:
-            raise ValueError(f"epoch is {epoch!r}")
+            raise ValueError(f"epoch is {epoch!r}, expected an int from 0 to {(1 << 31) - 1}")
         if not isinstance(connectivity, str) or not isinstance(versions, dict):
-            raise ValueError(f"connectivity is {connectivity!r}, versions are {versions!r}, expected a str and a dict")
+            raise ValueError(f"connectivity is {connectivity!r}, versions are {versions!r}; expected a str and a dict")
     except ValueError as error:
         raise ValueError(f"{path}: not a release ({error})") from error
     offenders = _offenders(arrays, model)
     if offenders:
         raise ValueError(f"{path}: not the parameters of its network: {'; '.join(offenders)}")
-    basis_mark = arrays.pop(MARK)
-    return Release(unflatten_dict(arrays, sep="/"), model, train, epoch, connectivity, basis_mark, versions)
+    signature = arrays.pop(SIGNATURE)
+    return Release(unflatten_dict(arrays, sep="/"), model, train, epoch, connectivity, signature, versions)
 
 
 def import_release(path: str | Path, target: str | Path, basis: SpectralBasis | None = None, data: str = "") -> Release:
-    """Make the run folder `target` of a release; it has the basis where one is given, `data` being its dataset.
+    """Make the run folder `target` from a release, with the basis if one is given; `data` is the basis's dataset.
 
-    Trained further, Adam's moments start at zero. Raises ValueError as `load_release` does, when the target exists, or
-    when the basis is not the one the network was trained on.
+    If the run is trained further, Adam's moments start at zero. Raises ValueError as `load_release` does, when the
+    target exists, or when the network was trained on another basis.
     """
     path, target = Path(path), Path(target)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
@@ -137,16 +150,13 @@ def import_release(path: str | Path, target: str | Path, basis: SpectralBasis | 
 
 
 def _check_basis(path: Path, release: Release, basis: SpectralBasis) -> None:
-    """Raise ValueError unless the basis is that of the release."""
+    """Raise ValueError unless the release was trained on the basis."""
     modes = release.model.modes
-    if basis.fingerprint != release.connectivity:
-        raise ValueError(
-            f"{path}: trained on connectivity {release.connectivity[:12]}, that of the basis is "
-            f"{basis.fingerprint[:12]} ({basis.num_vertices} vertices)"
-        )
+    check_connectivity(Connectivity(release.connectivity), basis.connectivity, (f"{path}: the network", "the basis"))
     if basis.num_modes < modes:
         raise ValueError(f"{path}: the network has {modes} modes, the basis only {basis.num_modes}")
-    different = np.abs(basis_signature(basis, modes) - release.basis_signature).max(axis=0) > 0.05  # see `mark`
+    deviation = np.abs(basis_signature(basis, modes) - release.basis_signature).max(axis=0)
+    different = deviation > SIGNATURE_TOLERANCE
     if different.any():
         raise ValueError(
             f"{path}: trained on another basis of this connectivity ({different.sum()} of {modes} modes differ, the "
@@ -155,10 +165,10 @@ def _check_basis(path: Path, release: Release, basis: SpectralBasis) -> None:
 
 
 def _offenders(arrays: dict[str, np.ndarray], model: ModelConfig) -> list[str]:
-    """Every array that is missing, unexpected, misshapen or not finite."""
+    """List every array that is missing, unexpected, wrongly shaped or not finite."""
     leaves = jax.tree.leaves_with_path(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
     wanted = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
-    wanted[MARK] = (4, model.modes)
+    wanted[SIGNATURE] = (4, model.modes)
     offenders = [f"{name} {wanted[name]} is missing" for name in sorted(wanted.keys() - arrays.keys())]
     offenders += [f"{name} {arrays[name].shape} is unexpected" for name in sorted(arrays.keys() - wanted.keys())]
     for name in sorted(wanted.keys() & arrays.keys()):

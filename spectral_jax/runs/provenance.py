@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, revision, device and data, as a run's config.json keeps them."""
+"""Provenance of a result: versions, revision, devices and data, as recorded in a run's config.json."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import jax
 from spectral_jax import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-ENDS = 1 << 20  # bytes at both ends of a data file that its fingerprint is of
+ENDS = 1 << 20  # bytes at each end of a data file that enter the fingerprint
 
 
 def record(data: str | Path | None = None) -> dict[str, Any]:
-    """What is running now, with the fingerprint of the data where they are there."""
+    """Versions, revision and devices of this process, with the fingerprint of the data if they exist."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"spectral-jax": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
@@ -31,7 +31,7 @@ def record(data: str | Path | None = None) -> dict[str, Any]:
 
 
 def revision() -> str | None:
-    """The git revision of this package with -dirty where it is changed, or None outside a checkout of its own."""
+    """The git revision of this package, with -dirty if it has changes; None outside a checkout of the package."""
     here = Path(__file__)
 
     def git(*arguments: str) -> str:
@@ -46,7 +46,7 @@ def revision() -> str | None:
 
 
 def fingerprint(path: str | Path) -> str:
-    """SHA-256 of the names, the sizes and both ends of the files of a folder, or of one file; hidden ones left out."""
+    """SHA-256 of the name, the size and both ends of a file, or of all files in a folder except hidden ones."""
     path = Path(path)
     files = sorted(p for p in path.rglob("[!.]*") if p.is_file()) if path.is_dir() else [path]
     total = hashlib.sha256()

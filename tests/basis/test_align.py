@@ -223,7 +223,7 @@ def test_command(data, tmp_path, capsys):
         (source, ["--overwrite"], "give either --reference or --data"),
         (source, ["--overwrite", "--reference", str(reference), "--data", "demo"], "give either --reference or --data"),
         (source, ["--overwrite", "--data", str(TINY / "root"), "--meshes", "0"], "--meshes must be at least 1, not 0"),
-        (tmp_path / "faces.npz", ["--overwrite", "--data", str(TINY / "root")], "of connectivity"),
+        (tmp_path / "faces.npz", ["--overwrite", "--data", str(TINY / "root")], "not the same connectivity"),
     ):
         assert main(["basis", "align", str(file), "--out", str(out), *options]) == 2
         error = capsys.readouterr().err

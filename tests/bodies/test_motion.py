@@ -112,7 +112,7 @@ def test_foreign_files_are_named(tmp_path):
 
 
 def test_synthesis_is_deterministic_and_kinds_differ():
-    with pytest.raises(ValueError, match="no motion 'fly': there are gait, squat"):
+    with pytest.raises(ValueError, match="no motion 'fly', available: gait, squat"):
         synthesise("fly", 2, 30.0, 0)
     poses = {kind: synthesise(kind, 60, 30.0, (3, 1)) for kind in KINDS}
     for kind, sequence in poses.items():

@@ -280,7 +280,7 @@ def test_files_that_are_no_dict_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"body.pkl: .*has 3 bytes|body.pkl: .*unsupported"):
         load(path, ["x"])
     path.write_bytes(b"\x80\2N.")
-    with pytest.raises(ValueError, match=r"body.pkl: .*has 4 bytes, and at most 3 are read"):
+    with pytest.raises(ValueError, match=r"body.pkl: .*has 4 bytes, the limit is 3"):
         load(path, ["x"])
 
 
