@@ -16,7 +16,7 @@ from spectral_jax.data.dataset import Example
 from spectral_jax.data.recipes import MeshRecipe, PublishedRecipe
 from spectral_jax.data.writer import Skipped
 from spectral_jax.files.progress import SILENT, Progress
-from spectral_jax.geometry.mesh import Mesh
+from spectral_jax.geometry.mesh import Mesh, check_connectivity, connectivity
 
 BATCH = 64  # meshes projected at once
 AHEAD = 8  # batches gathered before they are computed: enough rows to fill the batches of each kind
@@ -110,12 +110,7 @@ def choose_basis(shape: Mesh, recipe: PublishedRecipe | MeshRecipe, progress: Pr
         vertices = shape.vertices if recipe.operator == "cotangent" else None
         return formats.cached(shape.faces, count, num_modes, vertices, progress)
     basis = spectral.load(recipe.basis)
-    template = SpectralBasis(np.empty((count, 0), np.float32), np.empty(0), shape.faces)
-    if basis.fingerprint != template.fingerprint:
-        raise ValueError(
-            f"{recipe.basis} has {basis.num_vertices} vertices and connectivity {basis.fingerprint[:12]}, the meshes "
-            f"have {count} and {template.fingerprint[:12]}"
-        )
+    check_connectivity(basis.connectivity, connectivity(shape.faces, count), (str(recipe.basis), "the template mesh"))
     if recipe.operator == "cotangent" and basis.operator == "graph":
         raise ValueError(f"{recipe.basis}: a basis of the graph operator, expected the cotangent operator")
     return basis if recipe.modes is None else spectral.truncate(basis, recipe.modes)

@@ -256,7 +256,7 @@ def with_value(array, value):
     return array
 
 
-NO_BASIS = "mesh.evecs_6890: is not the eigenbasis of the graph Laplacian of .*mesh.triv"
+NO_BASIS = "mesh.evecs_6890: .*eigenbasis .*mesh.triv"
 COEFFS, VERTICES = "Datasets/DEMO/train_coeffs.npy", "Datasets/DEMO/vald_vertices.npy"
 ERRORS = {
     "2022": [
@@ -305,7 +305,7 @@ ERRORS = {
             r"holds int64 \(1229, 128\), expected float32 or float64 \(any",
         ),
         (npy("mesh.evecs_6890", lambda m: with_value(m, np.nan)), "mesh.evecs_6890 has values that are not finite"),
-        (npy("mesh.evecs_6890", lambda m: 1.01 * m), f"{NO_BASIS} .orthonormality is off by 0.02"),
+        (npy("mesh.evecs_6890", lambda m: 1.01 * m), f"{NO_BASIS} .*orthonormality.* 0.02"),
         (npy("mesh.evecs_6890", lambda m: m[::-1]), NO_BASIS),
         (text("mesh.triv", "1 2\n3 4\n"), r"mesh.triv: holds numbers \(2, 2\), expected three integers"),
         (text("mesh.triv", "1 2 3.5\n"), "mesh.triv: holds numbers"),
