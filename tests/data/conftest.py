@@ -13,7 +13,7 @@ from spectral_jax.data import posed_bodies, projection, writer
 from spectral_jax.geometry.mesh import Mesh, write_mesh
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def few_programs():
     """Batches of one small size, and each body loaded, and so compiled for, once."""
     with pytest.MonkeyPatch.context() as patch:

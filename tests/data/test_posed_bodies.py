@@ -24,6 +24,7 @@ from spectral_jax.data import dataset, posed_bodies, projection
 from spectral_jax.data.recipes import PublishedRecipe
 from spectral_jax.files.progress import SILENT
 
+pytestmark = pytest.mark.usefixtures("few_programs")
 MODES = 24
 # The published sets in order, and folders that they may lie in.
 TRAIN = {

@@ -21,6 +21,8 @@ from spectral_jax.geometry.mesh import Mesh, read_mesh, write_mesh
 from spectral_jax.geometry.sequences import Item
 from spectral_jax.runs import run
 
+pytestmark = pytest.mark.usefixtures("few_programs")
+
 
 def build_meshes(folder, out, progress=SILENT, **options):
     return registered_meshes.build(MeshRecipe(folder=folder, out=out, **options), progress)
