@@ -3,59 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from spectral_jax.commands.console import Bars, console
-from spectral_jax.commands.dataset import open_data
+from spectral_jax.commands.network import open_run
+from spectral_jax.files import atomic
+
+if TYPE_CHECKING:
+    from spectral_jax.runs.evaluate import Summary
+    from spectral_jax.runs.run import Run
 
 
 @dataclass(frozen=True)
 class Eval:
-    """Evaluate a run: errors in mm, beside the basis alone, the mean shape and PCA on the same meshes."""
+    """Evaluate a run: its errors in mm, compared with the basis alone, the mean shape and PCA on the same meshes."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
     data: str | None = None
-    """A prepared dataset folder or demo (default: the one the run was trained on)."""
+    """The dataset (default: the one the run was trained on)."""
     split: str = "test"
-    """Which split to evaluate."""
+    """The split to evaluate."""
     checkpoint: Literal["last", "best"] = "last"
-    """The newest checkpoint, or the one with the lowest validation error."""
+    """The newest checkpoint (last), or the one with the lowest validation error (best)."""
     json: Path | None = None
-    """Also write the figures to this JSON file."""
+    """Also write the errors to this JSON file."""
 
     def __call__(self) -> None:
-        from spectral_jax.basis import spectral
-        from spectral_jax.data import dataset
-        from spectral_jax.runs import evaluate, run
+        from spectral_jax.runs import evaluate
 
-        loaded = run.load_run(self.run, self.checkpoint)
-        source = self.data or loaded.config.data
-        if not source:
-            raise ValueError(f"{self.run} does not know its dataset: name it with --data")
-        data = open_data(source)
-        spectral.check_same(loaded.basis, data.basis, (f"the basis of {self.run}", f"that of {data.path}"))
-        num_modes = loaded.config.model.modes
+        opened = open_run(self.run, self.data, self.checkpoint)
         with Bars() as bars:
-            split = train_split = dataset.read_split(data, "train", num_modes, progress=bars)
-            if self.split != "train":
-                split = dataset.read_split(data, self.split, num_modes, progress=bars)
-        summary = evaluate.evaluate(loaded, data.basis, train_split, split)
-        print_summary(summary, loaded, data.path, self.split)
+            summary = evaluate.evaluate(opened.run, opened.data, self.split, bars)
+        print_summary(summary, opened.run, opened.data.path, self.split)
         if self.json:
-            self.json.parent.mkdir(parents=True, exist_ok=True)
-            self.json.write_text(json.dumps(dataclasses.asdict(summary), indent=1) + "\n")
+            atomic.write_json(self.json, dataclasses.asdict(summary))
 
 
-def print_summary(summary, run, data_path: Path, split: str) -> None:
-    """The evaluation as a table on standard output, and on standard error what is suspicious about it."""
+def print_summary(summary: Summary, run: Run, data_path: Path, split: str) -> None:
+    """Print an evaluation as a table, and on standard error a warning where the basis is probably a wrong one."""
     from spectral_jax.runs import evaluate
 
     table = Table(title=f"{run.path} (epoch {run.epoch}) on {data_path}, {split} split, {summary.count:,} meshes")

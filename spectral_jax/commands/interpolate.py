@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -15,42 +14,47 @@ from rich.console import Console
 from rich.table import Table
 
 from spectral_jax.commands.console import Bars, check_free, console, track
-from spectral_jax.commands.network import Network, ReferenceMeshes, open_network, read_mesh, read_others
+from spectral_jax.commands.network import open_run
+from spectral_jax.files import atomic
+
+if TYPE_CHECKING:
+    from spectral_jax.runs.opened import OpenedRun, ReferenceMeshes
 
 Method = Literal["spatial", "latent", "spherical", "geodesic"]
 METHODS: tuple[Method, ...] = ("spatial", "latent", "spherical", "geodesic")
-LABELS = ("pairs", "from", "to", "method")
-CANDIDATES = 20  # pairs looked at for each one compared, to find some that are far apart
+GEODESIC = ("straight_energy", "energy", "converged", "iterations")  # fields of a geodesic that are kept
+LABELS = ("pairs", "from", "to", "method")  # what identifies a row of measures
+NUM_CANDIDATES = 20  # pairs drawn for each one compared, among which the farthest apart are compared too
 
 
 @dataclass(frozen=True)
 class Interpolate:
-    """Walk from one mesh to another, through vertex space or the network's latents, and measure the way."""
+    """Interpolate between two meshes, in vertex space or in the network's latent space, and measure the path."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """The folder to make: frames, path.glb, path.gif, path.npz and measures.json; with --compare the table."""
+    """The folder to write: frames, path.glb, path.gif, path.npz, measures.json; with --compare, the comparison."""
     start: Annotated[str, tyro.conf.arg(name="from", metavar="I|FILE")] = "0"
-    """The first mesh: an index of the split, or a mesh file of the same connectivity, metres, placed as the data is."""
+    """The first mesh: an index of the split, or a mesh file (metres) of the same connectivity and placement."""
     end: Annotated[str, tyro.conf.arg(name="to", metavar="J|FILE")] = "1"
     """The last mesh, likewise."""
     method: Method = "latent"
-    """Straight in vertex space, straight or along a great circle in latent space, or a geodesic of the decoder."""
+    """A straight line in vertex space or latent space, a great circle in latent space, or a geodesic of the decoder."""
     steps: int = 16
-    """Meshes on the way, ends included."""
+    """Number of meshes, both ends included."""
     extend: float = 0.0
-    """Go on beyond both ends by this share of the way (not along a geodesic)."""
+    """Extrapolate beyond both ends by this share of the path (0.5: by half); not along a geodesic."""
     compare: Annotated[int | None, tyro.conf.arg(metavar="PAIRS")] = None
-    """Instead: compare all methods on so many random pairs of the split."""
+    """Instead of writing a path, compare all methods on this number of random pairs of the split."""
     seed: int = 0
     """Seed of the random pairs."""
     split: str = "test"
     """The split that indices and pairs are of."""
     data: str | None = None
-    """A dataset (default: the one the run was trained on)."""
+    """The dataset (default: the one the run was trained on)."""
     format: Literal["ply", "obj"] = "ply"
-    """What the frames are written as."""
+    """File format of the frames."""
     overwrite: bool = False
     """Replace the files of the folder."""
 
@@ -63,25 +67,28 @@ class Interpolate:
             raise ValueError(f"--compare must be at least 1, not {self.compare}")
         if self.out.exists() and any(self.out.iterdir()) and not self.overwrite:
             raise ValueError(f"{self.out} is not empty; --overwrite replaces its files")
-        network = open_network(self.run, self.data)
+        opened = open_run(self.run, self.data)
         if self.compare is None:
-            self.one(network)
+            self.write_path(opened)
         else:
-            self.all(network, self.compare)
+            self.compare_methods(opened, self.compare)
 
-    def one(self, network: Network) -> None:
-        """Write one path in all its forms."""
+    def write_path(self, opened: OpenedRun) -> None:
+        """Write one path as frames, animation, picture, arrays and measures."""
         from spectral_jax.basis import spectral
         from spectral_jax.geometry import gltf, render
         from spectral_jax.geometry.mesh import Mesh, write_mesh
+        from spectral_jax.runs import opened as runs
 
-        ends = [read_mesh(text, network, self.split) for text in (self.start, self.end)]
+        ends = [runs.read_coefficients(opened, text, self.split) for text in (self.start, self.end)]
         amounts = np.linspace(-self.extend, 1 + self.extend, self.steps, dtype=np.float32)
-        with console.status(f"walking: {self.method}"):
-            path = walk(self.method, network, ends, amounts)
-            vertices = np.asarray(spectral.reconstruct(network.run.basis, path["coefficients"]))
-            measures = measure(network, vertices, path, read_others(network, self.split))
-        faces = np.asarray(network.run.basis.faces)
+        with Bars() as bars:
+            references = runs.read_references(opened, self.split, bars)
+        with console.status(f"interpolating: {self.method}"):
+            path = interpolate_between(ends, self.method, opened, amounts)
+            vertices = np.asarray(spectral.reconstruct(opened.run.basis, path["coefficients"]))
+            measures = measure_path(opened, vertices, path, references)
+        faces = np.asarray(opened.run.basis.faces)
         (self.out / "frames").mkdir(parents=True, exist_ok=True)
         for old in (self.out / "frames").glob(f"[0-9]*.{self.format}"):  # of a longer path
             old.unlink()
@@ -90,7 +97,7 @@ class Interpolate:
         gltf.write_animation(self.out / "path.glb", vertices, faces)
         np.savez(self.out / "path.npz", allow_pickle=False, amounts=amounts, **path)
         record = {"run": str(self.run), "from": self.start, "to": self.end, "method": self.method, **measures}
-        (self.out / "measures.json").write_text(json.dumps(record, indent=1) + "\n")
+        atomic.write_json(self.out / "measures.json", record)
         try:
             view = render.window(vertices)
             render.write_gif(self.out / "path.gif", [render.draw(frame, faces, view) for frame in vertices])
@@ -99,60 +106,68 @@ class Interpolate:
         print_measures(f"{self.method}, {self.start} to {self.end}, {self.steps} meshes", {self.method: [measures]})
         print(f"{self.out}: {self.steps} frames, path.glb, path.npz, measures.json")
 
-    def all(self, network: Network, count: int) -> None:
-        """Measure every method on random pairs, print their means and write all figures."""
+    def compare_methods(self, opened: OpenedRun, count: int) -> None:
+        """Measure every method on random pairs and on distant ones; print means, write all measures."""
         from spectral_jax.basis import spectral
+        from spectral_jax.runs import opened as runs
 
-        rng, others = np.random.default_rng(self.seed), read_others(network, self.split)
-        total = len(network.data.splits[self.split])
-        if total < 2:
-            raise ValueError(f"{network.data.path}: {total} mesh in split {self.split}, two are needed")
-        random = [rng.choice(total, 2, replace=False).tolist() for _ in range(count)]
-        candidates = [rng.choice(len(others.indices), 2, replace=False) for _ in range(CANDIDATES * count)]
-        apart = [np.linalg.norm(others.vertices[a] - others.vertices[b], axis=-1).mean() for a, b in candidates]
-        farthest = np.argsort(apart)[::-1][: max(1, count // 4)].tolist()
-        far = [[others.indices[i] for i in candidates[pair]] for pair in farthest]
+        with Bars() as bars:
+            references = runs.read_references(opened, self.split, bars)
+        pairs = self.draw_pairs(opened, references, count)
         amounts, rows = np.linspace(0, 1, self.steps, dtype=np.float32), []
-        for i, pair in enumerate(track([*random, *far], "comparing")):
-            ends = [read_mesh(str(index), network, self.split) for index in pair]
+        labelled = [(kind, pair) for kind, chosen in pairs.items() for pair in chosen]
+        for kind, pair in track(labelled, "comparing"):
+            ends = [runs.read_coefficients(opened, str(index), self.split) for index in pair]
             for method in METHODS:
-                path = walk(method, network, ends, amounts)
-                vertices = np.asarray(spectral.reconstruct(network.run.basis, path["coefficients"]))
-                row = {"pairs": "random" if i < count else "far", "from": pair[0], "to": pair[1], "method": method}
-                rows.append(row | measure(network, vertices, path, others))
-        self.out.mkdir(parents=True, exist_ok=True)
+                path = interpolate_between(ends, method, opened, amounts)
+                vertices = np.asarray(spectral.reconstruct(opened.run.basis, path["coefficients"]))
+                row = {"pairs": kind, "from": pair[0], "to": pair[1], "method": method}
+                rows.append(row | measure_path(opened, vertices, path, references))
         summary = {"run": str(self.run), "pairs": count, "steps": self.steps, "seed": self.seed, "rows": rows}
-        (self.out / "compare.json").write_text(json.dumps(summary, indent=1) + "\n")
-        with (self.out / "compare.csv").open("w", newline="") as file:
+        atomic.write_json(self.out / "compare.json", summary)
+        with atomic.replacing(self.out / "compare.csv") as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
         titles = {
             "random": f"{count} random pairs",
-            "far": f"the {len(far)} farthest apart of {len(candidates):,} random pairs",
+            "far": f"the {len(pairs['far'])} farthest apart of {NUM_CANDIDATES * count:,} random pairs",
         }
-        for name, title in titles.items():
-            chosen = {m: [row for row in rows if row["pairs"] == name and row["method"] == m] for m in METHODS}
-            print_measures(f"{title}, {self.steps} meshes each: mean ± deviation", chosen)
+        for kind, title in titles.items():
+            chosen = {m: [row for row in rows if row["pairs"] == kind and row["method"] == m] for m in METHODS}
+            print_measures(f"{title}, {self.steps} meshes each: mean ± standard deviation", chosen)
         print(f"{self.out}: compare.json, compare.csv")
+
+    def draw_pairs(self, opened: OpenedRun, references: ReferenceMeshes, count: int) -> dict[str, list[list[int]]]:
+        """`count` random pairs of the split, and a quarter as many that are the farthest apart of a larger draw."""
+        total = len(opened.data.splits[self.split])
+        if total < 2:
+            raise ValueError(f"{opened.data.path}: split {self.split} has {total} mesh, a pair needs 2")
+        rng = np.random.default_rng(self.seed)
+        random = [rng.choice(total, 2, replace=False).tolist() for _ in range(count)]
+        indices, vertices = references.indices, references.vertices
+        candidates = [rng.choice(len(indices), 2, replace=False) for _ in range(NUM_CANDIDATES * count)]
+        apart = [np.linalg.norm(vertices[a] - vertices[b], axis=-1).mean() for a, b in candidates]
+        farthest = np.argsort(apart)[::-1][: max(1, count // 4)].tolist()
+        return {"random": random, "far": [[indices[i] for i in candidates[pair]] for pair in farthest]}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Decode random latents of a Gaussian fitted to those of the train split."""
+    """Generate meshes: decode random latents of a Gaussian fitted to the latents of the train split."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """The folder to make: 000.ply, ..., and samples.npz."""
+    """The folder to write: 000.ply, ..., and samples.npz."""
     count: int = 8
-    """How many."""
+    """Number of meshes."""
     seed: int = 0
     """Seed of the latents."""
     data: str | None = None
-    """A dataset (default: the one the run was trained on)."""
+    """The dataset (default: the one the run was trained on)."""
     format: Literal["ply", "obj"] = "ply"
-    """What the meshes are written as."""
+    """File format of the meshes."""
     overwrite: bool = False
     """Replace the files of the folder."""
 
@@ -162,22 +177,20 @@ class Sample:
         from spectral_jax.basis import spectral
         from spectral_jax.data import dataset
         from spectral_jax.geometry.mesh import Mesh, write_mesh
-        from spectral_jax.paths import interpolate
+        from spectral_jax.network import principal
 
         if self.count < 1:
             raise ValueError(f"--count must be at least 1, not {self.count}")
         if self.out.exists() and any(self.out.iterdir()) and not self.overwrite:
             raise ValueError(f"{self.out} is not empty; --overwrite replaces its files")
-        network = open_network(self.run, self.data)
-        with Bars() as bars:
-            modes = network.run.config.model.modes
-            train = dataset.read_split(network.data, "train", modes, progress=bars).coefficients
-        gaussian = interpolate.fit_gaussian(network.codec.encode(train))
-        latents = interpolate.sample(jax.random.key(self.seed), gaussian, self.count)
-        coefficients = network.codec.decode(latents)
+        opened = open_run(self.run, self.data)
+        train = dataset.read_split(opened.data, "train", opened.num_modes, track).coefficients
+        gaussian = principal.fit_gaussian(opened.codec.encode(train))
+        latents = principal.sample(jax.random.key(self.seed), gaussian, self.count)
+        coefficients = opened.codec.decode(latents)
         self.out.mkdir(parents=True, exist_ok=True)
-        faces = np.asarray(network.run.basis.faces)
-        for i, vertices in enumerate(np.asarray(spectral.reconstruct(network.run.basis, coefficients))):
+        faces = np.asarray(opened.run.basis.faces)
+        for i, vertices in enumerate(np.asarray(spectral.reconstruct(opened.run.basis, coefficients))):
             write_mesh(self.out / f"{i:03d}.{self.format}", Mesh(vertices, faces))
         np.savez(self.out / "samples.npz", allow_pickle=False, latents=latents, coefficients=coefficients)
         print(f"{self.out}: {self.count} meshes, samples.npz")
@@ -185,108 +198,113 @@ class Sample:
 
 @dataclass(frozen=True)
 class Filter:
-    """Keep the lowest modes of a mesh: its shape without its detail."""
+    """Low-pass filter a mesh: keep its lowest modes, which are its shape without its detail."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run folder, for its basis and its dataset."""
+    """The run folder, whose basis and dataset are used."""
     mesh: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="I|FILE")]
     """An index of the split, or a mesh file of the same connectivity."""
     modes: int
-    """Modes kept."""
+    """Number of modes to keep."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """The mesh file to write."""
     width: int = 0
-    """Modes within which they fade out (0: at once)."""
+    """Number of modes over which the filter fades out (0: a sharp cut)."""
     overwrite: bool = False
     """Replace the file if it exists."""
     split: str = "test"
     """The split that the index is of."""
     data: str | None = None
-    """A dataset (default: the one the run was trained on)."""
+    """The dataset (default: the one the run was trained on)."""
 
     def __call__(self) -> None:
         from spectral_jax.paths import interpolate
+        from spectral_jax.runs.opened import read_coefficients
 
         check_free(self.out, self.overwrite)
-        network = open_network(self.run, self.data)
-        coefficients = read_mesh(self.mesh, network, self.split)
-        write_coefficients(self.out, network, interpolate.low_pass(coefficients, self.modes, self.width))
+        opened = open_run(self.run, self.data)
+        coefficients = read_coefficients(opened, self.mesh, self.split)
+        write_coefficients(self.out, opened, interpolate.low_pass(coefficients, self.modes, self.width))
 
 
 @dataclass(frozen=True)
 class Mix:
-    """The low modes of one mesh with the high ones of another: pose of the one, detail of the other."""
+    """Combine the low modes of one mesh with the high modes of another: the pose of one, the detail of the other."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run folder, for its basis and its dataset."""
+    """The run folder, whose basis and dataset are used."""
     low: Annotated[str, tyro.conf.arg(metavar="I|FILE")]
-    """The mesh of the low modes: an index of the split, or a mesh file of the same connectivity."""
+    """The mesh whose low modes are taken: an index of the split, or a mesh file of the same connectivity."""
     high: Annotated[str, tyro.conf.arg(metavar="J|FILE")]
-    """The mesh of the high modes, likewise."""
+    """The mesh whose high modes are taken, likewise."""
     cut: int
-    """Modes of the first."""
+    """Number of modes taken from the mesh of the low modes."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """The mesh file to write."""
     width: int = 0
-    """Modes within which one crosses over to the other (0: at once)."""
+    """Number of modes over which one mesh blends into the other (0: a sharp cut)."""
     overwrite: bool = False
     """Replace the file if it exists."""
     split: str = "test"
     """The split that indices are of."""
     data: str | None = None
-    """A dataset (default: the one the run was trained on)."""
+    """The dataset (default: the one the run was trained on)."""
 
     def __call__(self) -> None:
         from spectral_jax.paths import interpolate
+        from spectral_jax.runs.opened import read_coefficients
 
         check_free(self.out, self.overwrite)
-        network = open_network(self.run, self.data)
-        low, high = (read_mesh(text, network, self.split) for text in (self.low, self.high))
-        write_coefficients(self.out, network, interpolate.mix_bands(low, high, self.cut, self.width))
+        opened = open_run(self.run, self.data)
+        low, high = (read_coefficients(opened, text, self.split) for text in (self.low, self.high))
+        write_coefficients(self.out, opened, interpolate.mix_bands(low, high, self.cut, self.width))
 
 
-def write_coefficients(out: Path, network: Network, coefficients) -> None:
+def write_coefficients(out: Path, opened: OpenedRun, coefficients) -> None:
     """Write the mesh of coefficients (freq, 3)."""
     from spectral_jax.basis import spectral
     from spectral_jax.geometry.mesh import Mesh, write_mesh
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    vertices = np.asarray(spectral.reconstruct(network.run.basis, coefficients))
-    write_mesh(out, Mesh(vertices, np.asarray(network.run.basis.faces)))
+    vertices = np.asarray(spectral.reconstruct(opened.run.basis, coefficients))
+    write_mesh(out, Mesh(vertices, np.asarray(opened.run.basis.faces)))
     print(out)
 
 
-def walk(method: Method, network: Network, ends: list[np.ndarray], amounts: np.ndarray) -> dict[str, Any]:
-    """The coefficients of a path, and its latents where it has any; of a geodesic also how well it was found."""
+def interpolate_between(
+    ends: list[np.ndarray], method: Method, opened: OpenedRun, amounts: np.ndarray
+) -> dict[str, Any]:
+    """The coefficients of a path, its latents unless it is spatial, and the quality of a geodesic, by name."""
     from spectral_jax.paths import interpolate
 
     if method == "spatial":
         return {"coefficients": interpolate.straight(*ends, amounts)}
-    latents = network.codec.encode(np.stack(ends))
+    latents = opened.codec.encode(np.stack(ends))
     if method == "geodesic":
-        found = network.geodesic(*latents, num_points=len(amounts))
-        path = {name: getattr(found, name) for name in ("straight_energy", "energy", "converged", "iterations")}
-        return path | {"latents": found.latents, "coefficients": network.codec.decode(found.latents)}
+        found = interpolate.codec_geodesic(opened.codec, *latents, num_points=len(amounts))
+        path = {name: getattr(found, name) for name in GEODESIC}
+        return path | {"latents": found.latents, "coefficients": opened.codec.decode(found.latents)}
     between = interpolate.straight if method == "latent" else interpolate.spherical
     latents = between(*latents, amounts)
-    return {"latents": latents, "coefficients": network.codec.decode(latents)}
+    return {"latents": latents, "coefficients": opened.codec.decode(latents)}
 
 
-def measure(network: Network, vertices: np.ndarray, path: dict[str, Any], others: ReferenceMeshes) -> dict[str, Any]:
-    """The measures of a path as plain numbers."""
+def measure_path(
+    opened: OpenedRun, vertices: np.ndarray, path: dict[str, Any], references: ReferenceMeshes
+) -> dict[str, Any]:
+    """The measures of a path by name, as plain numbers."""
     from spectral_jax.paths import measures
 
-    faces = np.asarray(network.run.basis.faces)
-    found = dataclasses.asdict(measures.measure(vertices, faces, others.vertices))
+    codec, faces = opened.codec, np.asarray(opened.run.basis.faces)
+    found = dataclasses.asdict(measures.measure(vertices, faces, references.vertices))
     if "latents" in path:
-        round_trip = measures.round_trip(network.codec.encode, network.codec.decode, path["latents"], others.spread)
-        found["round_trip_error"] = round_trip
-    found |= {name: path[name] for name in ("straight_energy", "energy", "converged", "iterations") if name in path}
+        found["round_trip_error"] = measures.round_trip(codec.encode, codec.decode, path["latents"], references.spread)
+    found |= {name: path[name] for name in GEODESIC if name in path}
     return {name: np.asarray(value).item() for name, value in found.items()}
 
 
 def print_measures(title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
-    """A table: a line a measure, a column a method."""
+    """Print measures as a table: a row for each measure, a column for each method."""
     table = Table(title=title)
     table.add_column("")
     for method in rows:
@@ -304,7 +322,7 @@ def print_measures(title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def short(value: Any, digits: int) -> str:
-    """A number to so many digits, without an exponent unless it is tiny."""
+    """A number with this many significant digits, without an exponent unless it is tiny."""
     if abs(value) < 1e-4:
         return f"{value:.1g}"
     return np.format_float_positional(value, digits, unique=False, fractional=False, trim="-")

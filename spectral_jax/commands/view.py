@@ -13,42 +13,42 @@ from typing import Annotated, Literal
 import tyro
 
 from spectral_jax.commands.console import console
-from spectral_jax.commands.network import open_network
+from spectral_jax.commands.network import open_run
 
 
 @dataclass(frozen=True)
 class View:
-    """Look at a run's reconstructions, interpolations and latents, in a web browser or in a window of Polyscope's.
+    """Explore a run's reconstructions, interpolations and latent space in a web browser, or in a window of Polyscope.
 
-    The other runs of its folder can be chosen there. Ctrl-C ends the server, with exit code 0.
+    The viewer also lists the other runs of the same folder. Ctrl-C stops the server, with exit code 0.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
     data: str | None = None
-    """A dataset, for every run (default: the one each was trained on)."""
+    """The dataset for all runs (default: the one that each was trained on)."""
     split: str = "test"
-    """The split to begin with."""
+    """The split shown first."""
     index: int = 0
-    """The mesh of it to begin with."""
+    """The index of the mesh shown first."""
     backend: Literal["web", "polyscope"] = "web"
-    """A page for web browsers, or a window."""
+    """web: a page for web browsers. polyscope: a window."""
     port: int = 8080
-    """Where the page is served."""
+    """The port at which the page is served."""
     host: str = "127.0.0.1"
-    """The address it is served at; 0.0.0.0 is for anyone who can reach this machine."""
+    """The address at which it is served; 0.0.0.0 lets everyone in who can reach this machine."""
     screenshot: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """With polyscope: write this picture (.png or .jpg) instead, which needs no display."""
+    """With --backend polyscope: write this image (.png or .jpg) instead of opening a window; needs no display."""
 
     def __call__(self) -> None:
         from spectral_jax.viewer import polyscope, scene, web
 
         if self.backend == "polyscope":
-            polyscope.check(self.screenshot)
+            polyscope.check_display(self.screenshot)
         elif self.screenshot:
             raise ValueError(f"--screenshot {self.screenshot} needs --backend polyscope, not {self.backend}")
         else:
-            web.check(self.host, self.port)
+            web.check_address(self.host, self.port)
         path = Path(os.path.abspath(self.run))
 
         def names() -> list[str]:
@@ -56,8 +56,7 @@ class View:
 
         @functools.lru_cache(maxsize=4)
         def load(name: str) -> scene.Subject:
-            network = open_network(self.run if name == path.name else path.parent / name, self.data)
-            return scene.prepare(network.run, network.data, network.codec, network.geodesic)
+            return scene.Subject(open_run(self.run if name == path.name else path.parent / name, self.data))
 
         with console.status(f"loading {self.run}"):
             load(path.name).mesh(self.split, self.index)
@@ -65,7 +64,7 @@ class View:
         if self.backend == "polyscope":
             polyscope.view(gallery, path.name, choice, self.screenshot)
             return
-        received = []  # an exception that a signal raises can be lost in another's callback
+        received = []  # signals; an exception raised by a handler could be lost in a callback of another library
         previous = {
             number: signal.signal(number, lambda number, _: received.append(number))
             for number in (signal.SIGINT, signal.SIGTERM)
@@ -74,7 +73,7 @@ class View:
         host = f"[{self.host}]" if ":" in self.host else self.host
         try:
             print(f"http://{host}:{self.port}", flush=True)
-            console.print("Ctrl-C ends it")
+            console.print("Ctrl-C stops the server")
             while not received:
                 time.sleep(0.1)
         finally:

@@ -1,20 +1,88 @@
-"""Write moving meshes as binary glTF 2.0 (.glb), which Blender and web viewers play: one morph target per frame."""
+"""Binary glTF 2.0 (.glb): a coloured mesh, or a path of meshes as an animation that Blender and web viewers play."""
 
 from __future__ import annotations
 
 import json
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
-# Constants of glTF: component types, and the buffer targets of vertices and of indices.
-FLOAT = 5126
+from spectral_jax.files import atomic
+
+FLOAT = 5126  # component types
 UINT32 = 5125
-ARRAY_BUFFER = 34962
-ELEMENT_ARRAY_BUFFER = 34963
+VERTEX_BUFFER = 34962  # buffer targets
+INDEX_BUFFER = 34963
+
+
+class _Buffer:
+    """The arrays of a .glb as they are added, with the views and accessors that describe them."""
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.views: list[dict[str, Any]] = []
+        self.accessors: list[dict[str, Any]] = []
+
+    def add(self, array: np.ndarray, kind: Literal["SCALAR", "VEC3"], target: int | None = None) -> int:
+        """Add an array of float32 or uint32; the index of its accessor."""
+        data = array.astype(array.dtype.newbyteorder("<")).tobytes()
+        view = {"buffer": 0, "byteOffset": sum(map(len, self.chunks)), "byteLength": len(data)}
+        self.views.append(view | ({} if target is None else {"target": target}))
+        component = UINT32 if array.dtype == np.uint32 else FLOAT
+        accessor = {"bufferView": len(self.views) - 1, "componentType": component, "count": len(array), "type": kind}
+        if component == FLOAT:
+            rows = array.reshape(len(array), -1)
+            accessor |= {"min": rows.min(axis=0).tolist(), "max": rows.max(axis=0).tolist()}
+        self.accessors.append(accessor)
+        self.chunks.append(data)
+        return len(self.accessors) - 1
+
+    def add_vertices(self, array: Float[np.ndarray, "vertex 3"]) -> int:
+        """Add an attribute of vertices; the index of its accessor."""
+        return self.add(np.asarray(array, np.float32), "VEC3", VERTEX_BUFFER)
+
+    def add_faces(self, faces: Int[np.ndarray, "face 3"]) -> int:
+        """Add faces; the index of their accessor."""
+        return self.add(faces.astype(np.uint32).ravel(), "SCALAR", INDEX_BUFFER)
+
+    def pack(self, mesh: dict[str, Any], **parts: Any) -> bytes:
+        """The .glb of a scene of one mesh; `parts` are further parts of its document."""
+        data = b"".join(self.chunks)  # all numbers have 4 bytes, so it is aligned
+        document = {
+            "asset": {"version": "2.0", "generator": "spectral_jax"},
+            "scene": 0,
+            "scenes": [{"nodes": [0]}],
+            "nodes": [{"mesh": 0}],
+            "meshes": [mesh],
+            "materials": [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.8}}],
+            "buffers": [{"byteLength": len(data)}],
+            "bufferViews": self.views,
+            "accessors": self.accessors,
+            **parts,
+        }
+        text = json.dumps(document, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 4)
+        head = struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + len(data))
+        return b"".join(
+            [head, struct.pack("<I4s", len(text), b"JSON"), text, struct.pack("<I4s", len(data), b"BIN\0"), data]
+        )
+
+
+def coloured_mesh(
+    vertices: Float[np.ndarray, "vertex 3"], faces: Int[np.ndarray, "face 3"], colours: Float[np.ndarray, "vertex 3"]
+) -> bytes:
+    """The .glb of a mesh (metres) with a colour (sRGB, 0 to 1) for each vertex."""
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)  # as glTF stores them
+    buffer = _Buffer()
+    attributes = {
+        "POSITION": buffer.add_vertices(vertices),
+        "NORMAL": buffer.add_vertices(vertex_normals(vertices, faces)),
+        "COLOR_0": buffer.add_vertices(linear),
+    }
+    return buffer.pack({"primitives": [{"attributes": attributes, "indices": buffer.add_faces(faces), "material": 0}]})
 
 
 def write_animation(
@@ -23,58 +91,41 @@ def write_animation(
     faces: Int[np.ndarray, "face 3"],
     seconds: float = 3.0,
 ) -> None:
-    """Write meshes (metres) as an animation from the first to the last in `seconds`, and back.
+    """Write a path of meshes (metres) as an animation from the first to the last and back, of `seconds` each way.
 
-    Raises ValueError for fewer than 2 meshes.
+    Every mesh after the first is a morph target. Raises ValueError for fewer than 2 meshes.
     """
     if len(vertices) < 2:
         raise ValueError(f"an animation needs at least 2 meshes, not {len(vertices)}")
-    vertices = np.ascontiguousarray(vertices, np.float32)
     num_targets = len(vertices) - 1
     order = [*range(num_targets + 1), *range(num_targets - 1, -1, -1)]
     times = np.linspace(0, 2 * seconds, len(order), dtype=np.float32)
-    weights = np.eye(num_targets + 1, dtype=np.float32)[order, 1:]  # all zero for the first mesh
-    chunks: list[bytes] = []
-    views: list[dict[str, Any]] = []
-    accessors: list[dict[str, Any]] = []
-
-    def add(array: np.ndarray, kind: str, target: int | None = None) -> int:
-        """Add an array to the buffer, with its view and its accessor. Returns the accessor's index."""
-        data = array.astype(array.dtype.newbyteorder("<")).tobytes()
-        view = {"buffer": 0, "byteOffset": sum(map(len, chunks)), "byteLength": len(data)}
-        views.append(view | ({} if target is None else {"target": target}))
-        component = UINT32 if array.dtype == np.uint32 else FLOAT
-        accessor = {"bufferView": len(views) - 1, "componentType": component, "count": len(array), "type": kind}
-        if component == FLOAT:
-            rows = array.reshape(len(array), -1)
-            accessor |= {"min": rows.min(axis=0).tolist(), "max": rows.max(axis=0).tolist()}
-        accessors.append(accessor)
-        chunks.append(data)
-        return len(accessors) - 1
-
+    weights = np.eye(num_targets + 1, dtype=np.float32)[order, 1:]  # none for the first mesh
+    buffer = _Buffer()
     primitive = {
-        "attributes": {"POSITION": add(vertices[0], "VEC3", ARRAY_BUFFER)},
-        "indices": add(faces.astype(np.uint32).ravel(), "SCALAR", ELEMENT_ARRAY_BUFFER),
-        "targets": [{"POSITION": add(mesh - vertices[0], "VEC3", ARRAY_BUFFER)} for mesh in vertices[1:]],
+        "attributes": {"POSITION": buffer.add_vertices(vertices[0])},
+        "indices": buffer.add_faces(faces),
+        "targets": [{"POSITION": buffer.add_vertices(mesh - vertices[0])} for mesh in vertices[1:]],
         "material": 0,
     }
-    sampler = {"input": add(times, "SCALAR"), "output": add(weights.ravel(), "SCALAR"), "interpolation": "LINEAR"}
-    document = {
-        "asset": {"version": "2.0", "generator": "spectral_jax"},
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0}],
-        "meshes": [{"primitives": [primitive], "weights": [0.0] * num_targets}],
-        "materials": [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.8}}],
-        "animations": [{"channels": [{"sampler": 0, "target": {"node": 0, "path": "weights"}}], "samplers": [sampler]}],
-        "buffers": [{"byteLength": sum(map(len, chunks))}],
-        "bufferViews": views,
-        "accessors": accessors,
+    sampler = {
+        "input": buffer.add(times, "SCALAR"),
+        "output": buffer.add(weights.ravel(), "SCALAR"),
+        "interpolation": "LINEAR",
     }
-    text = json.dumps(document, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 4)
-    data = b"".join(chunks)  # 4-byte numbers throughout: aligned without padding
-    with Path(path).open("wb") as file:
-        file.write(struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + len(data)))
-        file.write(struct.pack("<I4s", len(text), b"JSON") + text)
-        file.write(struct.pack("<I4s", len(data), b"BIN\0") + data)
+    channel = {"sampler": 0, "target": {"node": 0, "path": "weights"}}
+    mesh = {"primitives": [primitive], "weights": [0.0] * num_targets}
+    packed = buffer.pack(mesh, animations=[{"channels": [channel], "samplers": [sampler]}])
+    with atomic.replacing(path) as partial:
+        partial.write_bytes(packed)
+
+
+def vertex_normals(
+    vertices: Float[np.ndarray, "vertex 3"], faces: Int[np.ndarray, "face 3"]
+) -> Float[np.ndarray, "vertex 3"]:
+    """Unit normals of vertices: the sum of the normals of their faces, weighted by area."""
+    a, b, c = vertices[faces.T]
+    across = np.cross(b - a, c - a)
+    summed = [np.bincount(faces.ravel(), np.repeat(axis, 3), len(vertices)) for axis in across.T]
+    stacked = np.stack(summed, axis=1)
+    return (stacked / (np.linalg.norm(stacked, axis=1, keepdims=True) + 1e-20)).astype(np.float32)

@@ -6,6 +6,7 @@ Lengths and energies are those of coefficients: with orthonormal modes, those of
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from spectral_jax.network.codec import Codec, decode_batch
 
 DAMPINGS = (1e-6, 1e-2, 1.0, 1e1, 1e3)  # steps tried at once: Gauss-Newton's, and down to a short one down the gradient
 
@@ -117,6 +120,25 @@ class Geodesic(NamedTuple):
     iterations: Int[Array, ""]
 
 
+class _State(NamedTuple):
+    """An iteration of `geodesic`.
+
+    Attributes:
+      inner: latents between the two ends.
+      steps: differences of the decoded points, flat.
+      energy, gradient_norm: as in `Geodesic`, of the point where the last step began.
+      iterations: steps taken.
+      going: whether the last step was taken, and lowered the energy.
+    """
+
+    inner: Float[Array, "inner latent"]
+    steps: Float[Array, "step value"]
+    energy: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+    iterations: Int[Array, ""]
+    going: Bool[Array, ""]
+
+
 @jax.default_matmul_precision("highest")
 def geodesic(
     decode: Callable,
@@ -126,58 +148,85 @@ def geodesic(
     max_iterations: int = 50,
     tolerance: float = 3e-4,
 ) -> Geodesic:
-    """The evenly spaced path between two latents whose decoded meshes move least, downhill from the straight one.
+    """The evenly spaced path between two latents whose decoded meshes move least: a local minimum.
 
-    Damped Gauss-Newton on the discrete energy; wrap it in `jax.jit` for more than one pair. It ends at the tolerance
-    (float32 allows some 1e-4), at the last iteration or where no step lowers the energy. A local minimum, the same
-    both ways. Raises ValueError for unequal shapes or under 3 points.
+    Damped Gauss-Newton on the discrete energy, from the straight line. It ends at the tolerance (float32 reaches about
+    1e-4), after `max_iterations`, or when no step lowers the energy. Swapped ends give the same path backwards. For
+    more than one pair, wrap it in `jax.jit`. Raises ValueError for unequal shapes or fewer than 3 points.
     """
     _check_same_shape(start, end)
     if num_points < 3:
         raise ValueError(f"a geodesic needs at least 3 points, not {num_points}")
-    turned = jnp.sum(start) > jnp.sum(end)  # so that the way back is the same path, not only up to rounding
-    start, end = jnp.where(turned, end, start), jnp.where(turned, start, end)
+    swapped = jnp.sum(start) > jnp.sum(end)  # one order for both ways, so that they agree bit for bit
+    start, end = jnp.where(swapped, end, start), jnp.where(swapped, start, end)
 
-    def with_ends(inner):
+    def whole(inner):
         return jnp.concatenate([start[None], inner, end[None]])
 
     def steps_of(inner):
-        decoded = decode(with_ends(inner))
-        return jnp.diff(decoded.reshape(num_points, -1), axis=0)
+        return jnp.diff(decode(whole(inner)).reshape(num_points, -1), axis=0)
 
-    def iterate(carry):
-        inner, steps, now, norm, iterations, _ = carry
-        jacobians = jax.vmap(lambda latent: _jacobian(decode, latent))(inner)
-        gradient = jnp.einsum("pfa,pf->pa", jacobians, steps[:-1] - steps[1:])
-        own = jnp.einsum("pfa,pfb->pab", jacobians, jacobians)
-        shared = jnp.einsum("pfa,pfb->pab", jacobians[:-1], jacobians[1:])
-        scale = jnp.maximum(jnp.max(jnp.trace(own, axis1=1, axis2=2)), 1e-20)
-
-        def damped(damping):  # as if the decoder also put out the latents, times the root of this
-            extra = damping * scale * jnp.eye(len(start))[None]
-            return _solve_tridiagonal(2 * (own + extra), -(shared + extra), gradient)
-
-        moves = jax.vmap(damped)(jnp.array(DAMPINGS))
-        tried = jax.lax.map(lambda move: steps_of(inner - move), moves)
-        # of the sums of squares, by products: near the minimum a difference of sums would be mostly rounding
-        changes = jnp.sum((tried - steps[None]) * (tried + steps[None]), axis=(1, 2))
-        best = jnp.argmin(jnp.where(jnp.isfinite(changes), changes, jnp.inf))
-        total = jnp.sum(steps**2)
-        norm = jnp.sqrt(jnp.maximum(jnp.sum(gradient * moves[0]), 0) / jnp.where(total > 0, total, 1))
-        going = (norm > tolerance) & (changes[best] < 0) & (iterations < max_iterations)
-        inner = jnp.where(going, inner - moves[best], inner)
-        steps = jnp.where(going, tried[best], steps)
-        now = jnp.where(going, now + (num_points - 1) * changes[best], now)
-        return inner, steps, now, norm, iterations + going, going
+    def iterate(state):
+        return _gauss_newton(decode, steps_of, state, max_iterations, tolerance)
 
     inner = straight(start, end, jnp.linspace(0, 1, num_points)[1:-1])
     steps = steps_of(inner)
-    before = (num_points - 1) * jnp.sum(steps**2)
-    first = (inner, steps, before, jnp.array(jnp.inf), jnp.array(0), jnp.array(True))
-    inner, _, after, norm, iterations, _ = jax.lax.while_loop(lambda carry: carry[-1], iterate, first)
-    latents = with_ends(inner)
-    latents = jnp.where(turned, latents[::-1], latents)
-    return Geodesic(latents, before, after, norm, norm <= tolerance, iterations)
+    straight_energy = (num_points - 1) * jnp.sum(steps**2)
+    first = _State(inner, steps, straight_energy, jnp.array(jnp.inf), jnp.array(0), jnp.array(True))
+    last = jax.lax.while_loop(lambda state: state.going, iterate, first)
+    latents = whole(last.inner)
+    latents = jnp.where(swapped, latents[::-1], latents)
+    converged = last.gradient_norm <= tolerance
+    return Geodesic(latents, straight_energy, last.energy, last.gradient_norm, converged, last.iterations)
+
+
+@functools.partial(jax.jit, static_argnames="num_points")
+def codec_geodesic(
+    codec: Codec, start: Float[Array | np.ndarray, "latent"], end: Float[Array | np.ndarray, "..."], num_points: int
+) -> Geodesic:
+    """The geodesic of a trained network's decoder, compiled once for each number of points. Raises as `geodesic`."""
+    return geodesic(functools.partial(decode_batch, codec), start, end, num_points)
+
+
+def _gauss_newton(decode: Callable, steps_of: Callable, state: _State, max_iterations: int, tolerance: float) -> _State:
+    """One step of `geodesic`: the best of several dampings, if it lowers the energy and the path is not yet minimal."""
+    inner, steps = state.inner, state.steps
+    jacobians = jax.vmap(lambda latent: _jacobian(decode, latent))(inner)
+    gradient = jnp.einsum("pfa,pf->pa", jacobians, steps[:-1] - steps[1:])
+    moves = _damped_moves(jacobians, gradient)
+    tried = jax.lax.map(lambda move: steps_of(inner - move), moves)
+    # Differences of squares as products: near the minimum, a difference of two sums would be mostly rounding.
+    changes = jnp.sum((tried - steps[None]) * (tried + steps[None]), axis=(1, 2))
+    best = jnp.argmin(jnp.where(jnp.isfinite(changes), changes, jnp.inf))
+    total = jnp.sum(steps**2)
+    norm = jnp.sqrt(jnp.maximum(jnp.sum(gradient * moves[0]), 0) / jnp.where(total > 0, total, 1))
+    going = (norm > tolerance) & (changes[best] < 0) & (state.iterations < max_iterations)
+    return _State(
+        inner=jnp.where(going, inner - moves[best], inner),
+        steps=jnp.where(going, tried[best], steps),
+        energy=jnp.where(going, state.energy + len(steps) * changes[best], state.energy),
+        gradient_norm=norm,
+        iterations=state.iterations + going,
+        going=going,
+    )
+
+
+def _damped_moves(
+    jacobians: Float[Array, "inner value latent"], gradient: Float[Array, "inner latent"]
+) -> Float[Array, "damping inner latent"]:
+    """Gauss-Newton moves of the inner latents, one for each of DAMPINGS.
+
+    A damping acts as if the decoder also put out the latents, scaled by the root of the damping.
+    """
+    own = jnp.einsum("pfa,pfb->pab", jacobians, jacobians)
+    shared = jnp.einsum("pfa,pfb->pab", jacobians[:-1], jacobians[1:])
+    scale = jnp.maximum(jnp.max(jnp.trace(own, axis1=1, axis2=2)), 1e-20)
+
+    def move(damping):
+        extra = damping * scale * jnp.eye(gradient.shape[1])[None]
+        return _solve_tridiagonal(2 * (own + extra), -(shared + extra), gradient)
+
+    return jax.vmap(move)(jnp.array(DAMPINGS))
 
 
 def _jacobian(decode: Callable, latent: Array) -> Array:
@@ -238,44 +287,6 @@ def nearest(
         raise ValueError(f"the count must be from 1 to the {len(latents)} latents there are, not {count}")
     negated, indices = jax.lax.top_k(-jnp.linalg.norm(latents - query[None], axis=1), count)
     return indices, -negated
-
-
-class Directions(NamedTuple):
-    """Principal components: unit rows, the widest first, and the standard deviation along each."""
-
-    directions: Float[Array, "component latent"]
-    deviations: Float[Array, "component"]
-
-
-@jax.jit
-def principal_directions(latents: Float[Array | np.ndarray, "mesh latent"]) -> Directions:
-    """The principal directions of latents, each one's largest entry positive. Raises ValueError for under 2 latents."""
-    if len(latents) < 2:
-        raise ValueError(f"a spread needs at least 2 latents, not {len(latents)}")
-    centred = latents - jnp.mean(latents, axis=0, keepdims=True)
-    _, singular, rows = jnp.linalg.svd(centred, full_matrices=False)
-    largest = jnp.take_along_axis(rows, jnp.argmax(jnp.abs(rows), axis=1, keepdims=True), axis=1)
-    return Directions(rows * jnp.sign(largest), singular / (len(latents) - 1) ** 0.5)
-
-
-class Gaussian(NamedTuple):
-    """A normal distribution of latents: its covariance is factor @ factor.T, its spread the norm of the factor."""
-
-    mean: Float[Array, "latent"]
-    factor: Float[Array, "latent component"]
-
-
-@jax.jit
-def fit_gaussian(latents: Float[Array | np.ndarray, "mesh latent"]) -> Gaussian:
-    """The Gaussian with the mean and the covariance of latents. Raises ValueError for under 2 latents."""
-    directions, deviations = principal_directions(latents)
-    return Gaussian(jnp.mean(latents, axis=0), directions.T * deviations[None])
-
-
-def sample(key: Array, gaussian: Gaussian, count: int) -> Float[Array, "count latent"]:
-    """Random latents of a Gaussian."""
-    normal = jax.random.normal(key, (count, gaussian.factor.shape[1]))
-    return gaussian.mean[None] + jnp.einsum("nc,lc->nl", normal, gaussian.factor, precision="highest")
 
 
 def traverse(

@@ -1,4 +1,4 @@
-"""The report of a run as one HTML page that needs nothing else; it may hold names of any kind: all are escaped."""
+"""The report of a run as one self-contained HTML page; every name in it is escaped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -16,77 +17,97 @@ from jaxtyping import Float
 
 from spectral_jax.data.dataset import Data
 from spectral_jax.geometry.metrics import summarise
-from spectral_jax.paths import interpolate
+from spectral_jax.network import principal
 from spectral_jax.report import plots
-from spectral_jax.report.measurements import ReportData
+from spectral_jax.report.measurements import Latents, ReportData, ShownMeshes
 from spectral_jax.runs import evaluate
 from spectral_jax.runs.run import Run
 
-VALUE = 300  # characters shown of a value
-STARTS = 4  # of a run
+MAX_CHARACTERS = 300  # of a value in a table
+MAX_STARTS = 4  # entries of a run's history in the tables: the latest
 PANELS = {
-    "errors": ("How errors are spread", "Test meshes by their error."),
-    "regions": ("Where on the body", "Mean error of the vertices that move with these joints."),
-    "identities": ("Whose meshes", "Mean error of the meshes of each identity, the 20 worst where there are more."),
+    "errors": ("Distribution of errors", "Number of test meshes by error."),
+    "regions": ("Errors by body region", "Mean error of the vertices that move with the region's joints."),
+    "identities": ("Errors by identity", "Mean error of the meshes of each identity; of more than 20, the 20 worst."),
     "bands": (
-        "At which frequency",
+        "Errors by frequency",
         "Amplitude of the meshes in each octave of modes, and of the error. Where the two meet, nothing is kept.",
     ),
     "latents": (
         "Latent space",
-        "Test meshes by identity, behind them the train split; principal components with their share of the variance.",
+        "Test meshes by identity in front of the train split, along principal components with their share of variance.",
     ),
-    "curves": (
-        "By epoch",
-        "Loss: mean squared error of coefficients. Validation: on the test split.",
-    ),
+    "curves": ("Training curves", "Loss: mean squared error of coefficients. Validation: on the test split."),
 }
 
 
-def page(
-    run: Run,
-    data: Data,
-    identities: Sequence[str],
-    regions: Sequence[str],
-    findings: ReportData,
-    log: Sequence[Mapping[str, Any]],
-    config: Mapping[str, Any],
-    written: Mapping[str, Any],
-) -> str:
-    """The page of what was found of a run on the test split of its data, whose meshes have these identities.
+@dataclass(frozen=True)
+class Report:
+    """All that a page tells.
 
-    `regions` names the regions of the findings, `config` is what config.json holds, `written` what made the page.
+    Attributes:
+      identities: of the test meshes.
+      regions: names of the body regions in `found`; empty without regions.
+      found: measurements on the test split.
+      log: the epochs of log.jsonl; empty for a network that was converted or imported.
+      config: the content of config.json.
+      provenance: when and with what the page was made.
     """
+
+    run: Run
+    data: Data
+    identities: Sequence[str]
+    regions: Sequence[str]
+    found: ReportData
+    log: Sequence[Mapping[str, Any]]
+    config: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+
+def page(report: Report) -> str:
+    """The report as HTML."""
     from plotly.offline import get_plotlyjs
     from plotly.utils import PlotlyJSONEncoder
 
-    mesh_mm = findings.mesh_mm
-    baselines = (float(mesh_mm[i].mean()) for i in (3, 2, 1))
-    summary = evaluate.Summary(*summarise(mesh_mm[0]), len(identities), *baselines)
-    figures = _figures(identities, regions, findings, log)
+    run, data, found = report.run, report.data, report.found
+    summary = _summarise(found)
+    figures = _figures(report)
     content = {"figures": {name: figure.to_dict() for name, figure in figures.items()}}
-    content |= _meshes(np.asarray(run.basis.faces), findings)
+    content |= _meshes(np.asarray(run.basis.faces), found)
     assets = files("spectral_jax") / "assets"
     template, style, script = ((assets / f"report.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     warning = evaluate.basis_warning(summary)
+    no_log = "<p>No training log: this network was converted or imported.</p>"
     return Template(template).substitute(
         style=style,
         script=script,
         plotly=get_plotlyjs(),
         content=json.dumps(content, cls=PlotlyJSONEncoder).replace("<", "\\u003c"),
         title=escape(_short(run.path.resolve().name)),
-        lead=_lead(run, data, len(set(identities))),
+        lead=_lead(run, data, len(set(report.identities))),
         error=f"{summary.mean_mm:.3g}" if summary.mean_mm < 10 else f"{summary.mean_mm:.1f}",
         verdict=_verdict(summary, run.config.model.latent_size),
         warning=f'<p class="warning">{escape(warning)}</p>' if warning else "",
-        summary=_summary(run, mesh_mm),
-        shown=_shown(data, findings),
-        limit=f"{_limit_mm(findings):g}",
+        summary=_summary_rows(run, found),
+        shown=_shown(data, found),
+        limit=f"{_limit_mm(found.shown):g}",
         figures="".join(_panel(name) for name in ("errors", "regions", "identities", "bands") if name in figures),
         latents=_panel("latents"),
-        ends=" to ".join(escape(_label(data, row)) for row in findings.path_rows),
-        training=_panel("curves") if log else "<p>There is no log: this network was converted or imported.</p>",
-        facts=_facts(run, data, config, written),
+        ends=" to ".join(escape(_label(data, row)) for row in found.path.rows),
+        training=_panel("curves") if report.log else no_log,
+        facts=_facts(report),
+    )
+
+
+def _summarise(found: ReportData) -> evaluate.Summary:
+    """What `evaluate` would say."""
+    errors = found.errors
+    return evaluate.Summary(
+        **summarise(errors.network.mesh_mm)._asdict(),
+        count=len(errors.network.mesh_mm),
+        truncation_mm=float(errors.basis_alone.mesh_mm.mean()),
+        mean_shape_mm=float(errors.mean_shape.mesh_mm.mean()),
+        pca_mm=float(errors.pca.mesh_mm.mean()),
     )
 
 
@@ -99,57 +120,55 @@ def _panel(name: str) -> str:
     )
 
 
-def _figures(
-    identities: Sequence[str], regions: Sequence[str], findings: ReportData, log: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _figures(report: Report) -> dict[str, Any]:
     """The plotly figures of the page by name."""
-    network_mm, pca_mm = findings.mesh_mm[:2]
-    names, owners = np.unique(np.array(identities, object), return_inverse=True)
+    found, network, pca = report.found, report.found.errors.network, report.found.errors.pca
+    names, owners = np.unique(np.array(report.identities, object), return_inverse=True)
     counts = np.bincount(owners)
-    of_identity = [np.bincount(owners, mm) / counts for mm in (network_mm, pca_mm)]
-    limit_mm = _limit_mm(findings)
+    network_mm, pca_mm = (np.bincount(owners, errors.mesh_mm) / counts for errors in (network, pca))
+    limit_mm = _limit_mm(found.shown)
     figures = {
-        "errors": plots.histogram({"network": network_mm, "PCA": pca_mm}),
-        "identities": plots.groups(names.tolist(), *of_identity),
-        "bands": plots.bands(findings.counts, findings.band_mm),
-        "latents": _scatter(identities, findings),
-        "shown": plots.scene(*_box(findings.shown, findings.shown_decoded), limit_mm),
-        "way": plots.scene(*_box(findings.path_ends, findings.path), limit_mm),
+        "errors": plots.histogram({"network": network.mesh_mm, "PCA": pca.mesh_mm}),
+        "identities": plots.groups(names.tolist(), network_mm, pca_mm),
+        "bands": plots.bands(found.bands),
+        "latents": _scatter(report.identities, found.latents),
+        "shown": plots.scene(*_box(found.shown.original, found.shown.decoded), limit_mm),
+        "way": plots.scene(*_box(found.path.ends, found.path.vertices), limit_mm),
     }
-    if regions:
-        figures["regions"] = plots.groups(regions, *findings.region_mm[:2])
-    if log:
-        figures["curves"] = plots.curves(log)
+    if report.regions:
+        figures["regions"] = plots.groups(report.regions, network.region_mm, pca.region_mm)
+    if report.log:
+        figures["curves"] = plots.curves(report.log)
     return figures
 
 
-def _scatter(identities: Sequence[str], findings: ReportData) -> Any:
-    """Latents along their two widest principal directions; there is one where a latent is one number."""
-    latents, train = findings.latents, findings.train_latents
-    directions, deviations = (np.asarray(x) for x in interpolate.principal_directions(np.concatenate([latents, train])))
-    axes = np.zeros((2, latents.shape[1]), np.float32)
-    axes[: len(directions)] = directions[:2]
-    variance = np.pad(deviations**2, (0, 2))
+def _scatter(identities: Sequence[str], latents: Latents) -> Any:
+    """Latents along their two leading principal components, or along one where a latent is one number."""
+    together = np.concatenate([latents.test, latents.train])
+    fitted = principal.fit(together, together.shape[1])
+    axes = np.zeros((2, together.shape[1]), np.float32)
+    axes[: len(fitted.components)] = fitted.components[:2]
+    variance = np.pad(fitted.deviations**2, (0, 2))
     shares = 100 * variance[:2] / (variance.sum() or 1)
-    points, train_points = ((x - train.mean(axis=0)) @ axes.T for x in (latents, train))
-    rows = findings.latent_rows
-    return plots.scatter(points, train_points, np.array(identities, object)[rows].tolist(), rows, shares)
+    points, train_points = ((x - latents.train.mean(axis=0)) @ axes.T for x in (latents.test, latents.train))
+    owners = np.array(identities, object)[latents.rows].tolist()
+    return plots.scatter(points, train_points, owners, latents.rows, shares)
 
 
-def _meshes(faces: np.ndarray, findings: ReportData) -> dict[str, Any]:
+def _meshes(faces: np.ndarray, found: ReportData) -> dict[str, Any]:
     """Faces, once, and all meshes shown, as the page's script reads them."""
     kind = "u2" if faces.max() < 1 << 16 else "u4"
-    shown = zip(findings.shown, findings.shown_decoded, _shown_mm(findings), strict=True)
+    shown = zip(found.shown.original, found.shown.decoded, _shown_mm(found.shown), strict=True)
     return {
         "faces": {"kind": kind, "bytes": _base64(faces.T.astype(f"<{kind}"))},
         "shown": [{"original": _packed(x.T), "decoded": _packed(y.T), "errors": _packed(mm)} for x, y, mm in shown],
-        "path": [_packed(x.T) for x in findings.path],
-        "ends": [_packed(x.T) for x in findings.path_ends],
+        "path": [_packed(x.T) for x in found.path.vertices],
+        "ends": [_packed(x.T) for x in found.path.ends],
     }
 
 
 def _packed(array: Float[np.ndarray, "..."]) -> dict[str, Any]:
-    """Numbers as 16-bit multiples of a step: coordinates of a body to 0.03 mm."""
+    """Numbers as 16-bit multiples of a step, which is about 0.03 mm for the coordinates of a body."""
     step = float(np.abs(array).max()) / 32767 or 1.0
     return {"step": step, "bytes": _base64(np.rint(array / step).astype("<i2"))}
 
@@ -158,14 +177,14 @@ def _base64(array: np.ndarray) -> str:
     return base64.b64encode(array.tobytes()).decode()
 
 
-def _shown_mm(findings: ReportData) -> Float[np.ndarray, "3 vertex"]:
+def _shown_mm(shown: ShownMeshes) -> Float[np.ndarray, "3 vertex"]:
     """Errors of the vertices of the meshes shown, mm."""
-    return 1000 * np.linalg.norm(findings.shown_decoded - findings.shown, axis=-1)
+    return 1000 * np.linalg.norm(shown.decoded - shown.original, axis=-1)
 
 
-def _limit_mm(findings: ReportData) -> float:
-    """A round error, mm, that at most one in twenty of the vertices shown goes beyond."""
-    most = float(np.quantile(_shown_mm(findings), 0.95)) or 1.0
+def _limit_mm(shown: ShownMeshes) -> float:
+    """A round error, mm, that at most one in twenty of the vertices shown exceeds: the end of the colour scale."""
+    most = float(np.quantile(_shown_mm(shown), 0.95)) or 1.0
     step = 10 ** math.floor(math.log10(most)) / 2
     return math.ceil(most / step) * step
 
@@ -177,14 +196,15 @@ def _box(*meshes: Float[np.ndarray, "_ vertex 3"]) -> tuple[np.ndarray, np.ndarr
 
 
 def _lead(run: Run, data: Data, identities: int) -> str:
-    """What was trained and tested, in a sentence."""
+    """What was trained and tested, in two sentences."""
     known = data.metadata["identities"]
     new = not known["train"].keys() & known["test"].keys()
+    unseen = " that the network was not trained on" if new else ""
     model, meshes = run.config.model, [_plural(len(data.splits[name]), "mesh", "meshes") for name in ("train", "test")]
     return (
-        f"{model.modes:,} spectral modes of {run.basis.num_vertices:,} vertices in "
+        f"{model.modes:,} spectral modes of {run.basis.num_vertices:,} vertices, encoded as "
         f"{_plural(model.latent_size, 'number')}, after {_plural(run.epoch, 'epoch')} on {meshes[0]}. Tested on "
-        f"{meshes[1]} of {_plural(identities, 'identity', 'identities')}{', none of them trained on' if new else ''}."
+        f"{meshes[1]} of {_plural(identities, 'identity', 'identities')}{unseen}."
     )
 
 
@@ -193,54 +213,53 @@ def _plural(count: int, one: str, many: str = "") -> str:
 
 
 def _verdict(summary: evaluate.Summary, latent_size: int) -> str:
-    """The network beside PCA, in a sentence."""
+    """The network compared with PCA, in a sentence that follows its error."""
     share = 100 * (summary.mean_mm / summary.pca_mm - 1) if summary.pca_mm else 0.0
     than = f"{abs(share):.0f}\u00a0% {'less' if share < 0 else 'more'} than" if abs(share) >= 0.5 else "as much as"
-    return f"mean distance of a vertex from where it should be, {than} PCA with {_plural(latent_size, 'number')} leaves"
+    return f"mean distance of a vertex from its original, {than} PCA with {_plural(latent_size, 'component')}"
 
 
-def _summary(run: Run, mesh_mm: Float[np.ndarray, "method mesh"]) -> str:
+def _summary_rows(run: Run, found: ReportData) -> str:
     """The rows of the table: statistics over meshes of each method."""
-    model = run.config.model
-    labels = (
-        f"Network, latent {model.latent_size}",
-        f"PCA, {_plural(model.latent_size, 'component')}",
-        "Mean shape",
-        f"Basis alone, {_plural(model.modes, 'mode')}",
-    )
-    rows = zip(labels, map(summarise, mesh_mm), strict=True)
+    model, errors = run.config.model, found.errors
+    methods = {
+        f"Network, latent {model.latent_size}": errors.network,
+        f"PCA, {_plural(model.latent_size, 'component')}": errors.pca,
+        "Mean shape": errors.mean_shape,
+        f"Basis alone, {_plural(model.modes, 'mode')}": errors.basis_alone,
+    }
     return "".join(
-        f'<tr><th scope="row">{label}</th>{"".join(f"<td>{mm:.2f}</td>" for mm in statistics)}</tr>'
-        for label, statistics in rows
+        f'<tr><th scope="row">{label}</th>{"".join(f"<td>{mm:.2f}</td>" for mm in summarise(method.mesh_mm))}</tr>'
+        for label, method in methods.items()
     )
 
 
-def _shown(data: Data, findings: ReportData) -> str:
-    """The three meshes: a place for each and what it is."""
+def _shown(data: Data, found: ReportData) -> str:
+    """The three meshes: a place for each, its error and its origin."""
     return "".join(
         f'<figure class="card"><div class="scene" data-shown="{i}" role="img" aria-label="{name} mesh"></div>'
-        f"<figcaption><h3>{name} <b>{findings.mesh_mm[0, row]:.1f} mm</b></h3><p>{escape(_label(data, row))}</p>"
-        "</figcaption></figure>"
-        for i, (name, row) in enumerate(zip(("Best", "Median", "Worst"), findings.shown_rows, strict=True))
+        f"<figcaption><h3>{name} <b>{found.errors.network.mesh_mm[row]:.1f} mm</b></h3>"
+        f"<p>{escape(_label(data, row))}</p></figcaption></figure>"
+        for i, (name, row) in enumerate(zip(("Best", "Median", "Worst"), found.shown.rows, strict=True))
     )
 
 
 def _label(data: Data, row: int) -> str:
-    """Which mesh of the test split that is."""
+    """The origin of a mesh of the test split."""
     example = data.splits["test"][row]
     return f"mesh {row}, {_short(example.identity)}, {_short(example.file)}, frame {example.frame}"
 
 
 def _short(value: Any) -> str:
-    """A value as text, on one line and not too long."""
+    """A value as text on one line, shortened to MAX_CHARACTERS."""
     shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     shown = "".join(c if c.isprintable() else " " for c in shown)
-    return shown if len(shown) <= VALUE else shown[: VALUE - 1] + "…"
+    return shown if len(shown) <= MAX_CHARACTERS else shown[: MAX_CHARACTERS - 1] + "…"
 
 
-def _facts(run: Run, data: Data, config: Mapping[str, Any], written: Mapping[str, Any]) -> str:
-    """Tables of where all this comes from: the dataset, config.json section by section, and what made the page."""
-    metadata = data.metadata
+def _facts(report: Report) -> str:
+    """Tables of where the page comes from: the dataset, config.json section by section, and the page itself."""
+    run, data, metadata = report.run, report.data, report.data.metadata
     dataset = {
         "folder": str(data.path),
         **metadata.get("source", {}),
@@ -251,19 +270,20 @@ def _facts(run: Run, data: Data, config: Mapping[str, Any], written: Mapping[str
     for name, records in data.splits.items():
         owners = _plural(len(metadata["identities"][name]), "identity", "identities")
         dataset[f"{name} split"] = f"{_plural(len(records), 'mesh', 'meshes')} of {owners}"
-    plain = {name: value for name, value in config.items() if not isinstance(value, dict | list)}
+    plain = {name: value for name, value in report.config.items() if not isinstance(value, dict | list)}
     tables = [("Dataset", dataset), ("Run", {"folder": str(run.path), "epoch": run.epoch, **plain})]
-    for name, value in config.items():
+    for name, value in report.config.items():
         if isinstance(value, dict):
             tables.append((name, value))
-        elif isinstance(value, list):  # one record for each start, of which the last ones are shown
+        elif isinstance(value, list):  # the history: one record for each start
             parts = [(f"{name} {number}", part) for number, part in enumerate(value, 1)]
-            tables += [(title, part if isinstance(part, dict) else {"": part}) for title, part in parts[-STARTS:]]
-    return "".join(_table(title, _rows(record)) for title, record in [*tables, ("This page", written)])
+            tables += [(title, part if isinstance(part, dict) else {"": part}) for title, part in parts[-MAX_STARTS:]]
+    tables.append(("This page", report.provenance))
+    return "".join(_table(title, _rows(record)) for title, record in tables)
 
 
 def _rows(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Names and values of a record and of those in it, without empty ones."""
+    """Names and values of a record and of the records in it, empty values left out."""
     for name, value in record.items():
         if isinstance(value, dict):
             yield from _rows(value)

@@ -1,4 +1,4 @@
-"""The figures of a report, from arrays to plotly; colours are variables of the page's style sheet, light and dark."""
+"""The plotly figures of a report; colours are variables of the page's style sheet, which has a light and a dark set."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from jaxtyping import Float, Int
 from plotly.subplots import make_subplots
 
 from spectral_jax.geometry import colours
+from spectral_jax.report.measurements import Bands
 
 NETWORK, PCA, GREY, INK, RULE = (f"var(--{name})" for name in ("network", "pca", "grey", "ink", "rule"))
 HOVER = {"bgcolor": "var(--card)", "bordercolor": RULE, "font": {"color": INK}}
 SERIES = [f"var(--series-{i})" for i in range(8)]
-NAME, SHOWN = 28, 20  # characters of a name; names in a figure
-POINTS = 2000  # of a curve
-BINS = 24  # of a histogram
+MAX_CHARACTERS = 28  # of a name
+MAX_GROUPS = 20  # identities or regions in a figure
+MAX_POINTS = 2000  # of a curve
+NUM_BINS = 24  # of the histogram
 
 
 def text(name: str) -> str:
-    """A name as plotly shows it: escaped, for plotly knows some HTML, and short enough for an axis."""
+    """A name as a plotly label: escaped, because plotly renders some HTML, and short enough for an axis."""
     name = " ".join("".join(c if c.isprintable() else " " for c in name).split())
-    return html.escape(name if len(name) <= NAME else name[: NAME - 1] + "…", quote=False)
+    return html.escape(name if len(name) <= MAX_CHARACTERS else name[: MAX_CHARACTERS - 1] + "…", quote=False)
 
 
 def curves(log: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """Losses, validation error and learning rate over the epochs of a run's log, as far as it has them."""
+    """Losses, validation error and learning rate by epoch; a panel for each that the log has."""
     panels = {
         "Loss": {"spectral_train_loss": ("train", NETWORK), "spectral_validation_loss": ("validation", PCA)},
         "Validation error, mm": {"spatial_validation_loss": ("validation error, mm", PCA)},
@@ -62,15 +64,15 @@ def curves(log: Sequence[Mapping[str, Any]]) -> go.Figure:
 
 
 def _column(log: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    """Epochs and values (2, point) of a column of a log where it has numbers, of long ones POINTS at most."""
+    """Epochs and values (2, point) of a column of a log where it holds numbers, thinned to MAX_POINTS."""
     rows = [(line["epoch"], line.get(name)) for line in log]
     found = [row for row in rows if all(isinstance(n, int | float) and abs(n) < 1e300 for n in row)]
-    return np.array(found[:: -(-len(found) // POINTS) or 1], np.float64).reshape(-1, 2).T
+    return np.array(found[:: -(-len(found) // MAX_POINTS) or 1], np.float64).reshape(-1, 2).T
 
 
 def histogram(mesh_mm: Mapping[str, Float[np.ndarray, "mesh"]]) -> go.Figure:
-    """Meshes by their error, network and PCA."""
-    edges = np.histogram_bin_edges(np.concatenate([*mesh_mm.values()]), bins=BINS)
+    """Number of meshes by error, for the network and PCA."""
+    edges = np.histogram_bin_edges(np.concatenate([*mesh_mm.values()]), bins=NUM_BINS)
     figure = go.Figure()
     for (name, errors), colour in zip(mesh_mm.items(), (NETWORK, PCA), strict=True):
         counts = np.histogram(errors, edges)[0]
@@ -92,8 +94,8 @@ def histogram(mesh_mm: Mapping[str, Float[np.ndarray, "mesh"]]) -> go.Figure:
 def groups(
     names: Sequence[str], network_mm: Float[np.ndarray, "group"], pca_mm: Float[np.ndarray, "group"]
 ) -> go.Figure:
-    """Mean errors of regions or identities, the largest at the top: network and PCA, joined by a line."""
-    order = np.argsort(network_mm)[-SHOWN:]
+    """Mean errors of regions or identities, the largest at the top; a line joins network and PCA."""
+    order = np.argsort(network_mm)[-MAX_GROUPS:]
     rows = np.arange(len(order))
     figure = go.Figure()
     joined = np.stack([network_mm[order], pca_mm[order], np.full(len(order), np.nan)], axis=1).ravel()
@@ -121,11 +123,12 @@ def groups(
     return _plain(figure)
 
 
-def bands(counts: Sequence[int], band_mm: Float[np.ndarray, "3 band"]) -> go.Figure:
-    """Amplitude of the meshes in each octave of modes, and of what the network and PCA leave of it."""
-    first, last = np.array((0, *counts[:-1]))[1:], np.array(counts)[1:]
+def bands(found: Bands) -> go.Figure:
+    """Amplitude of the meshes in each octave of modes, and of the errors of the network and PCA."""
+    first, last = np.array(found.ends[:-1], int), np.array(found.ends[1:], int)  # without mode 0, the position
     figure = go.Figure()
-    meshes_mm, network_mm, pca_mm = np.where(band_mm > 0, band_mm, np.nan)[:, 1:]
+    shown = (found.meshes_mm, found.network_mm, found.pca_mm)
+    meshes_mm, network_mm, pca_mm = (np.where(mm > 0, mm, np.nan)[1:] for mm in shown)
     names = [f"mode {a}" if a == b - 1 else f"modes {a} to {b - 1}" for a, b in zip(first, last, strict=True)]
     figure.add_bar(
         x=first,
@@ -148,7 +151,7 @@ def bands(counts: Sequence[int], band_mm: Float[np.ndarray, "3 band"]) -> go.Fig
             customdata=names,
             hovertemplate="%{customdata}: %{y:.3g} mm",
         )
-    figure.update_xaxes(title="mode, low to high frequency", **mode_axis(counts[-1]))
+    figure.update_xaxes(title="mode, low to high frequency", **mode_axis(found.ends[-1]))
     figure.update_yaxes(title="rms amplitude, mm", type="log", tickvals=10.0 ** np.arange(-4, 5), tickformat="~g")
     return _plain(figure)
 
@@ -160,7 +163,7 @@ def scatter(
     rows: Int[np.ndarray, "point"],
     shares: Float[np.ndarray, "2"],
 ) -> go.Figure:
-    """Latents along two directions, coloured by identity, those of the train split behind; shares of variance, %."""
+    """Latents along two components, coloured by identity, the train split behind; `shares` of variance in per cent."""
     figure = go.Figure()
 
     def add(points, name, colour, size, **options):
@@ -188,9 +191,9 @@ def scatter(
 
 
 def scene(low: Float[np.ndarray, "3"], high: Float[np.ndarray, "3"], most_mm: float) -> go.Figure:
-    """An empty mesh in a box (metres, y up) seen from the front, with a scale of errors.
+    """An empty 3D scene of a box (metres, y up) seen from the front, with the colour scale of errors up to `most_mm`.
 
-    The page's script fills in meshes and moves the camera, here at unit distance, to where the box fills the view.
+    The page's script fills in meshes and moves the camera, at unit distance here, so that the box fills the view.
     """
     size = np.maximum(high - low, 1e-3 * (high - low).max() or 1.0)
     axes = {"visible": False, "showspikes": False}
@@ -229,7 +232,7 @@ def mode_axis(num_modes: int) -> dict[str, Any]:
 
 
 def _plain(figure: go.Figure, **layout) -> go.Figure:
-    """The figure in the style of the page: no box, faint grid, legend above, nothing to drag."""
+    """The figure in the style of the page: no frame, faint grid, legend above, dragging off."""
     axis = {"gridcolor": RULE, "linecolor": RULE, "zeroline": False, "fixedrange": True, "automargin": True}
     axis |= {"title_font_size": 13, "title_standoff": 8}
     figure.update_xaxes(**axis, showgrid=False, showline=True, ticks="outside", tickcolor=RULE)

@@ -1,4 +1,4 @@
-"""The controls of the web viewer as a record: made for a run, read as a choice, and what they show as HTML."""
+"""The controls of the web viewer: a record of them, made for a run and read as a choice; and their HTML."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from spectral_jax.viewer.scene import Choice, Layout, Method, Picture, Show, Sub
 if TYPE_CHECKING:
     from viser import GuiApi
 
-MOST_SLIDERS = 64  # of a latent
-FILES = ".ply", ".obj", "picture"
+MAX_SLIDERS = 64  # of a latent
+FILES = ".ply", ".obj", "picture"  # what can be saved
 
 
 class Controls(NamedTuple):
-    """The controls of one browser, viser's handles.
+    """The controls of one browser: handles of viser, named as the fields of `Choice` or by what they do.
 
     Attributes:
-      latent: sliders of a walk, for the first numbers of a latent.
-      only: what is there for some of what can be shown.
-      the others are named as the fields of `Choice`, or as what they do.
+      latent: sliders for the first numbers of the latent of a walk.
+      measured: shows what was measured.
+      shown_for: controls that are only visible for some values of `show`, with those values.
     """
 
     run: Any
@@ -51,61 +51,78 @@ class Controls(NamedTuple):
     low_mm: Any
     high_mm: Any
     save: Any
-    only: list[tuple[Any, tuple[Show, ...]]]
+    shown_for: list[tuple[Any, tuple[Show, ...]]]
 
 
 def build(gui: GuiApi, subject: Subject, names: list[str], name: str, choice: Choice) -> Controls:
-    """The controls of the run called `name`, set to a choice that fits it."""
+    """Make the controls of the run called `name`, set to a choice that the run allows."""
     last = len(subject.data.splits[choice.split]) - 1
     identities = list(scene.identities(subject.data, choice.split)) or [""]
+    ranges = list(zip(subject.low.tolist(), subject.high.tolist(), strict=True))[:MAX_SLIDERS]
     run = gui.add_dropdown("Run", names, initial_value=name)
     gui.add_html(as_fold("Options of the run", as_table(scene.options(subject))))
     split = gui.add_dropdown("Split", list(subject.data.splits), initial_value=choice.split)
     show = gui.add_dropdown("Show", get_args(Show), initial_value=choice.show)
     with gui.add_folder("Mesh") as mesh:
-        identity = gui.add_dropdown("Identity", identities, initial_value=identities[0])
-        index = gui.add_slider("Index", 0, last, 1, choice.index)
-        random_mesh = gui.add_button("Random mesh")
-        through = gui.add_dropdown("Rebuilt by", get_args(Through), initial_value=choice.through)
+        of_mesh = {
+            "identity": gui.add_dropdown("Identity", identities, initial_value=identities[0]),
+            "index": gui.add_slider("Index", 0, last, 1, choice.index),
+            "random_mesh": gui.add_button("Random mesh"),
+            "through": gui.add_dropdown("Reconstructed by", get_args(Through), initial_value=choice.through),
+        }
     with gui.add_folder("Interpolation") as interpolation:
-        start = gui.add_slider("From", 0, last, 1, choice.start)
-        end = gui.add_slider("To", 0, last, 1, choice.end)
-        random_pair = gui.add_button("Random pair")
-        method = gui.add_dropdown("Way", get_args(Method), initial_value=choice.method, hint="Through latent space")
-        amount = gui.add_slider("a", 0.0, 1.0, 0.01, choice.amount)
-        play = gui.add_checkbox("Play", False)
+        of_interpolation = {
+            "start": gui.add_slider("From", 0, last, 1, choice.start),
+            "end": gui.add_slider("To", 0, last, 1, choice.end),
+            "random_pair": gui.add_button("Random pair"),
+            "method": gui.add_dropdown(
+                "Method", get_args(Method), initial_value=choice.method, hint="Interpolation in latent space"
+            ),
+            "amount": gui.add_slider("a", 0.0, 1.0, 0.01, choice.amount),
+            "play": gui.add_checkbox("Play", False),
+        }
     with gui.add_folder("Latent") as walk:
-        reset = gui.add_button("Reset")
-        ranges = list(zip(subject.low.tolist(), subject.high.tolist(), strict=True))[:MOST_SLIDERS]
-        latent = [_add_slider(gui, f"z{i + 1}", low, high) for i, (low, high) in enumerate(ranges)]
+        of_walk = {
+            "reset": gui.add_button("Reset"),
+            "latent": [_add_slider(gui, f"z{i + 1}", low, high) for i, (low, high) in enumerate(ranges)],
+        }
     measured = gui.add_html("")
     with gui.add_folder("View"):
-        layout = gui.add_dropdown("Layout", get_args(Layout), initial_value=choice.layout)
-        modes = gui.add_slider("Modes", 1, subject.run.config.model.modes, 1, choice.modes)
-        low_mm = gui.add_number("Colours from", choice.low_mm, min=0.0, step=1.0, hint="mm")
-        high_mm = gui.add_number("Colours to", choice.high_mm, min=0.1, step=1.0, hint="mm")
-    save = gui.add_button_group("Save", FILES)
-    only: list[tuple[Any, tuple[Show, ...]]] = [
-        (mesh, ("reconstruction", "latent walk")),
-        (interpolation, ("interpolation",)),
-        (walk, ("latent walk",)),
-        *((handle, ("reconstruction",)) for handle in (through, low_mm, high_mm)),
-    ]
+        of_view = {
+            "layout": gui.add_dropdown("Layout", get_args(Layout), initial_value=choice.layout),
+            "modes": gui.add_slider("Modes", 1, subject.run.config.model.modes, 1, choice.modes),
+            "low_mm": gui.add_number("Colours from", choice.low_mm, min=0.0, step=1.0, hint="mm"),
+            "high_mm": gui.add_number("Colours to", choice.high_mm, min=0.1, step=1.0, hint="mm"),
+        }
+    of_reconstruction = (of_mesh["through"], of_view["low_mm"], of_view["high_mm"])
     return Controls(
-        run, split, show, identity, index, random_mesh, through, start, end, random_pair, method, amount, play, reset,
-        latent, measured, layout, modes, low_mm, high_mm, save, only,
-    )  # fmt: skip
+        run=run,
+        split=split,
+        show=show,
+        **of_mesh,
+        **of_interpolation,
+        **of_walk,
+        measured=measured,
+        **of_view,
+        save=gui.add_button_group("Save", FILES),
+        shown_for=[
+            (mesh, ("reconstruction", "latent walk")),
+            (interpolation, ("interpolation",)),
+            (walk, ("latent walk",)),
+            *((handle, ("reconstruction",)) for handle in of_reconstruction),
+        ],
+    )
 
 
 def _add_slider(gui: GuiApi, label: str, low: float, high: float) -> Any:
-    """A slider of some hundred round steps."""
+    """A slider with steps of a power of ten, at least a hundred of them."""
     step = 10.0 ** math.floor(math.log10((high - low) / 100))
     low, high = math.floor(low / step) * step, math.ceil(high / step) * step
     return gui.add_slider(label, low, high, step, low)
 
 
 def set_latent(controls: Controls, latent: Float[np.ndarray, "latent"]) -> Float[np.ndarray, "latent"]:
-    """Move the sliders to the round numbers nearest to a latent; what is left of it then."""
+    """Move each slider to the step nearest to the latent; return what the steps leave of the latent."""
     rest = latent.copy()
     for i, slider in enumerate(controls.latent):
         value = round(float(latent[i]) / slider.step) * slider.step
@@ -116,7 +133,7 @@ def set_latent(controls: Controls, latent: Float[np.ndarray, "latent"]) -> Float
 
 
 def read(controls: Controls, rest: Float[np.ndarray, "latent"]) -> Choice:
-    """What the controls say; `rest` is what to add to the sliders of the latent."""
+    """The choice that the controls are set to; `rest` (see `set_latent`) is added to the sliders of the latent."""
     c, latent = controls, rest.copy()
     latent[: len(c.latent)] += [slider.value for slider in c.latent]
     return Choice(
@@ -136,9 +153,9 @@ def read(controls: Controls, rest: Float[np.ndarray, "latent"]) -> Choice:
     )
 
 
-def report(controls: Controls, choice: Choice, picture: Picture) -> None:
-    """Show what was measured, where the meshes are from, what the colours mean, and the controls for such."""
-    for handle, shows in controls.only:
+def show_picture(controls: Controls, choice: Choice, picture: Picture) -> None:
+    """Show what was measured, the origin of the meshes, the colour scale, and the controls that apply."""
+    for handle, shows in controls.shown_for:
         handle.visible = choice.show in shows
     rows = {picture.measured: f"mean {picture.mean_mm:.1f} mm, max {picture.max_mm:.1f} mm"}
     rows |= dict(zip(("mesh",) if len(picture.origin) == 1 else ("from", "to"), picture.origin, strict=True))
@@ -147,7 +164,7 @@ def report(controls: Controls, choice: Choice, picture: Picture) -> None:
 
 
 def as_table(rows: Mapping[str, str]) -> str:
-    """HTML of names and values, which may be any text."""
+    """HTML of a table of names and values; both are escaped."""
     cells = "".join(
         f"<tr><td style='opacity:.7;padding-right:1em;vertical-align:top'>{html.escape(name)}</td>"
         f"<td style='overflow-wrap:anywhere'>{html.escape(value)}</td></tr>"
@@ -157,13 +174,13 @@ def as_table(rows: Mapping[str, str]) -> str:
 
 
 def as_fold(title: str, content: str) -> str:
-    """HTML that a click on its title unfolds."""
+    """HTML of a section that opens when its title is clicked."""
     style = "margin:.25em .9em .75em;font-size:.875em;cursor:pointer"
     return f"<details style='{style}'><summary style='margin-bottom:.5em'>{title}</summary>{content}</details>"
 
 
 def as_colour_bar(low_mm: float, high_mm: float) -> str:
-    """HTML of the colours of errors, with five of them in mm."""
+    """HTML of the colour scale of errors, with five values in mm."""
     shades = zip((255 * colours.COLOURS).round().astype(int).tolist(), colours.STOPS, strict=True)
     stops = ",".join(f"rgb({r},{g},{b}) {100 * stop:g}%" for (r, g, b), stop in shades)
     ticks = "".join(f"<span>{value:g}</span>" for value in np.linspace(low_mm, high_mm, 5).round(1))

@@ -1,4 +1,4 @@
-"""The viewer as a window of Polyscope's, or a picture drawn without a display."""
+"""The viewer as a window of Polyscope, or as an image rendered without a display."""
 
 from __future__ import annotations
 
@@ -18,33 +18,36 @@ from spectral_jax.viewer import scene
 from spectral_jax.viewer.scene import Choice, Gallery, Layout, Method, Show, Through
 
 SUFFIXES = ".png", ".jpg"
-SIZE, PANE = (1600, 900), 420  # pixels of the window, and of its controls
+WINDOW = (1600, 900)  # pixels
+PANE = 420  # pixels of the width of its controls
 FOV = 30.0  # degrees
 COLOUR_MAP = "errors"
-STEP = 0.01  # of an interpolation that plays, a frame
-GREY, BLUE, ORANGE = (0.72, 0.74, 0.78), (0.33, 0.55, 0.82), (0.88, 0.59, 0.31)
+STEP = 0.01  # of a played interpolation, in each frame
+GREY = (0.72, 0.74, 0.78)
+BLUE = (0.33, 0.55, 0.82)
+ORANGE = (0.88, 0.59, 0.31)
 COLOURS = {"original": GREY, "start": GREY, "from": GREY, "to": GREY, "straight in space": ORANGE}
 
 Value = TypeVar("Value")
 
 
-def check(screenshot: Path | None) -> None:
-    """Raise ValueError unless Polyscope is there, and a display or the name of a picture."""
+def check_display(screenshot: Path | None) -> None:
+    """Raise ValueError unless Polyscope is installed, and a display is there or the name of an image."""
     if screenshot is not None and screenshot.suffix.lower() not in SUFFIXES:
         raise ValueError(f"--screenshot {screenshot}: expected a name that ends in {' or '.join(SUFFIXES)}")
     extras.require("polyscope", "view", "--backend polyscope")
     if screenshot is None and sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
-        raise ValueError("a window needs a display, DISPLAY is not set: --screenshot FILE or --backend web need none")
+        raise ValueError("a window needs a display, but DISPLAY is not set: use --screenshot FILE or --backend web")
 
 
 def view(gallery: Gallery, name: str, choice: Choice, screenshot: Path | None) -> None:
-    """Show the window until it is closed, or write a picture of what it would show first."""
+    """Show the window until it is closed, or write an image of what it would show first."""
     import polyscope as ps
 
     ps.set_verbosity(0)
     ps.set_use_prefs_file(False)
     ps.set_program_name("spectral_jax")
-    ps.set_window_size(*SIZE)
+    ps.set_window_size(*WINDOW)
     try:
         ps.init("openGL3_egl" if screenshot else "auto")
     except RuntimeError as error:
@@ -77,7 +80,7 @@ def load_colours() -> None:
 
 
 class Window:
-    """What the window looks at, and its controls; `panes` are the pixels that these take beside the meshes."""
+    """The window: its run, its choice and its controls; `panes` is the width of the controls, pixels."""
 
     def __init__(self, gallery: Gallery, name: str, choice: Choice, panes: int = 0):
         self.gallery, self.name, self.subject = gallery, name, gallery.load(name)
@@ -88,7 +91,7 @@ class Window:
         """Show the meshes of the choice."""
         import polyscope as ps
 
-        picture = self.picture = scene.draw(self.subject, self.choice)
+        picture = self.picture = scene.compose(self.subject, self.choice)
         places = scene.places(picture, self.subject.box)
         for name in {*COLOURS, *get_args(Method), "walk", "reconstruction"} - {layer.name for layer in picture.layers}:
             if ps.has_surface_mesh(name):
@@ -116,14 +119,14 @@ class Window:
         if frame != self.framed:
             self.framed = frame
             ps.set_vertical_fov_degrees(FOV)
-            aspect = (SIZE[0] - self.panes) / SIZE[1]
+            aspect = (WINDOW[0] - self.panes) / WINDOW[1]
             ps.look_at(*scene.eye(picture, self.subject.box, float(np.radians(FOV)), aspect))
 
     def frame(self) -> None:
-        """The controls, and what they change; called for every frame."""
+        """Show the controls and apply what they change; called for every frame."""
         from polyscope import imgui
 
-        im: Any = imgui  # its types are not all told
+        im: Any = imgui  # its type stubs are incomplete
         wanted = pick(im, "run", list(dict.fromkeys([*self.gallery.names(), self.name])), self.name)
         try:
             if wanted != self.name:
@@ -149,7 +152,7 @@ class Window:
         self.draw()
 
     def controls(self, im: Any) -> Choice:
-        """Show the controls; the choice as they leave it."""
+        """Show the controls and return the choice that they are set to."""
         choice, subject = self.choice, self.subject
         if im.CollapsingHeader("options of the run"):
             for name, value in scene.options(subject).items():
@@ -177,7 +180,7 @@ class Window:
         if index != choice.index:
             choice = replace(choice, index=index, latent=())
         if choice.show == "reconstruction":
-            through = pick(im, "rebuilt by", get_args(Through), choice.through)
+            through = pick(im, "reconstructed by", get_args(Through), choice.through)
             span = im.DragFloatRange2("colours (mm)", choice.low_mm, choice.high_mm, 0.5, 0.0, 1000.0)[1:]
             return replace(choice, through=through, low_mm=span[0], high_mm=span[1])
         latent = choice.latent or tuple(subject.mesh(choice.split, index).latent.tolist())
@@ -186,11 +189,11 @@ class Window:
         return replace(choice, latent=() if im.Button("reset") else moved if moved != latent else choice.latent)
 
     def interpolation(self, im: Any, choice: Choice, last: int) -> Choice:
-        """The controls of an interpolation; while it plays each frame is a step."""
+        """The controls of an interpolation; while it plays, each frame moves it by STEP."""
         start, end = (im.SliderInt(label, i, 0, last)[1] for label, i in (("from", choice.start), ("to", choice.end)))
         if im.Button("random pair"):
             start, end = self.random.permutation(last + 1)[[0, -1]].tolist()
-        method = pick(im, "way", get_args(Method), choice.method)
+        method = pick(im, "method", get_args(Method), choice.method)
         amount = im.SliderFloat("a", choice.amount, 0.0, 1.0)[1]
         self.playing = im.Checkbox("play", self.playing)[1]
         amount = (amount + STEP) % 1 if self.playing else amount
@@ -198,5 +201,5 @@ class Window:
 
 
 def pick(im: Any, label: str, options: Sequence[Value], value: Value) -> Value:
-    """A list to choose from."""
+    """A drop-down list; the option that is chosen."""
     return options[im.Combo(label, options.index(value), [str(option) for option in options])[1]]

@@ -1,13 +1,11 @@
-"""What the viewers show, free of any GUI: a choice, and the meshes that follow from it for a run and its data."""
+"""What the viewers show, without any GUI: a choice, and the picture that it gives of a run and its dataset."""
 
 from __future__ import annotations
 
 import functools
-import json
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +15,10 @@ from jaxtyping import Array, Float, Int
 from spectral_jax.basis import spectral
 from spectral_jax.data.dataset import Data
 from spectral_jax.geometry.metrics import vertex_errors_mm
+from spectral_jax.geometry.sampling import evenly_spaced
 from spectral_jax.network.codec import Codec
 from spectral_jax.paths import interpolate
+from spectral_jax.runs.opened import OpenedRun, example
 from spectral_jax.runs.run import Run
 
 Show = Literal["reconstruction", "interpolation", "latent walk"]
@@ -26,46 +26,47 @@ Through = Literal["network", "basis alone"]
 Layout = Literal["beside", "overlaid"]
 Method = Literal["latent", "spherical", "geodesic"]
 
-LOOKED_AT = 256  # meshes of a split that the ranges of latents are taken from
-BOXED = 32  # meshes that tell how much room one takes
+NUM_ENCODED = 256  # meshes of the train split that the ranges of latents come from
+NUM_BOXED = 32  # meshes of the train split that the size of a mesh's place comes from
+NUM_CACHED = 64  # samples, and geodesics, kept of a run
 GEODESIC_POINTS = 16
-FAINT = 0.4  # opacity of what is only there to be compared with
+FAINT = 0.4  # opacity of meshes that are only shown for comparison
 
 
 @dataclass(frozen=True)
 class Choice:
-    """All that can be chosen in a viewer, but the run."""
+    """All that a user can choose in a viewer, except the run."""
 
     show: Show = "reconstruction"
     """What to look at."""
     split: str = "test"
-    """The split that indices are of."""
+    """The split that all indices refer to."""
     index: int = 0
-    """The mesh that is reconstructed, or that a walk starts from."""
+    """The mesh to reconstruct, or at which a latent walk starts."""
     through: Through = "network"
-    """What it is reconstructed by."""
+    """What reconstructs the mesh."""
     layout: Layout = "beside"
-    """Whether meshes to compare stand beside each other or in each other."""
+    """Whether compared meshes stand beside each other or in one place."""
     modes: int = 1 << 20
-    """Modes kept of whatever is reconstructed, at most those of the network."""
+    """Number of modes kept of every reconstruction, at most those of the network."""
     low_mm: float = 0.0
-    """The error of the first colour."""
+    """The error shown in the first colour."""
     high_mm: float = 50.0
-    """The error of the last colour."""
+    """The error shown in the last colour."""
     start: int = 0
     """The first mesh of an interpolation."""
     end: int = 1
-    """The last one."""
+    """The last mesh of an interpolation."""
     amount: float = 0.5
-    """How far along, 0 to 1."""
+    """Position along the interpolation, 0 to 1."""
     method: Method = "latent"
-    """The way through latent space."""
+    """Method of the interpolation in latent space."""
     latent: tuple[float, ...] = ()
-    """Where a walk is; nothing where it starts."""
+    """The latent of a walk; empty where the walk starts."""
 
 
 class Sample(NamedTuple):
-    """A mesh of the data in metres, and what the network makes of it."""
+    """A mesh of the dataset, metres, and its reconstruction by the network."""
 
     vertices: Float[np.ndarray, "vertex 3"]
     coefficients: Float[np.ndarray, "freq 3"]
@@ -75,41 +76,84 @@ class Sample(NamedTuple):
     label: str
 
 
-@dataclass(frozen=True)
 class Subject:
-    """A run and its data, ready to be looked at.
+    """A run with its dataset, ready to be drawn: programs compiled, samples and geodesics cached.
 
     Attributes:
-      mesh: the sample of a split and an index. Raises ValueError for either where there is no such.
-      geodesic: latents of the geodesic of a split between two indices.
-      low, high: of latents, three deviations about the mean of meshes that the network was trained on.
-      box: two opposite corners, metres, of the room that most meshes keep to.
+      low, high: range of each latent: three standard deviations about the mean of the train split.
+      box: two opposite corners, metres, of the box that most meshes fit into.
     """
 
     run: Run
     data: Data
     codec: Codec
-    mesh: Callable[[str, int], Sample]
-    geodesic: Callable[[str, int, int], Float[Array, "point latent"]]
     low: Float[np.ndarray, "latent"]
     high: Float[np.ndarray, "latent"]
     box: Float[np.ndarray, "2 3"]
 
+    def __init__(self, opened: OpenedRun):
+        self.run, self.data, self.codec = opened.run, opened.data, opened.codec
+        self._cached_sample = functools.lru_cache(NUM_CACHED)(self._read_sample)
+        self._cached_geodesic = functools.lru_cache(NUM_CACHED)(self._find_geodesic)
+        train = "train" if "train" in self.data.splits else next(iter(self.data.splits))
+        records = self.data.splits[train]
+        chosen = evenly_spaced(len(records), NUM_ENCODED)
+        latents = self.codec.encode(np.stack([records[i].coefficients[: opened.num_modes] for i in chosen]))
+        middle, reach = latents.mean(axis=0), 3 * latents.std(axis=0) + 1e-3
+        self.low, self.high = middle - reach, middle + reach
+        boxed = np.stack([self.mesh(train, i).vertices for i in evenly_spaced(len(records), NUM_BOXED)])
+        corners = np.quantile(boxed.min(axis=1), 0.1, axis=0), np.quantile(boxed.max(axis=1), 0.9, axis=0)
+        self.box = np.stack(corners)
+        for choice in (Choice(), Choice(show="interpolation"), Choice(show="interpolation", method="spherical")):
+            compose(self, clamp(choice, self))  # compiles
+
     @property
     def faces(self) -> Int[np.ndarray, "face 3"]:
-        """Of all its meshes."""
+        """Faces of all its meshes."""
         return np.asarray(self.run.basis.faces)
+
+    def mesh(self, split: str, index: int) -> Sample:
+        """A mesh of a split. Raises ValueError when there is no such split or index, or a value is not finite."""
+        return self._cached_sample(split, index)
+
+    def geodesic(self, split: str, start: int, end: int) -> Float[Array, "point latent"]:
+        """Latents of the geodesic between two meshes of a split; it takes seconds when first asked for."""
+        return self._cached_geodesic(split, start, end)
+
+    def _read_sample(self, split: str, index: int) -> Sample:
+        found = example(self.data, split, index)
+        coefficients = np.asarray(found.coefficients[: self.run.config.model.modes], np.float32)
+        if not np.isfinite(coefficients).all():
+            raise ValueError(f"{self.data.path}: mesh {index} of split {split} has values that are not finite")
+        latent = self.codec.encode(coefficients[None])
+        vertices = found.vertices
+        if vertices is None:
+            vertices = shapes(self.codec, coefficients[None], len(coefficients))[0]
+        label = f"{split} {index}: {found.identity}, {found.file}, frame {found.frame}"
+        return Sample(vertices, coefficients, latent[0], self.codec.decode(latent)[0], found.identity, label)
+
+    def _find_geodesic(self, split: str, start: int, end: int) -> Array:
+        ends = self.mesh(split, start).latent, self.mesh(split, end).latent
+        found = interpolate.codec_geodesic(self.codec, *ends, num_points=GEODESIC_POINTS)
+        return found.latents.block_until_ready()
 
 
 class Gallery(NamedTuple):
-    """The runs to choose from: what they are called, and how one is loaded."""
+    """The runs to choose from: a function that lists their names, and one that loads the run of a name."""
 
     names: Callable[[], list[str]]
     load: Callable[[str], Subject]
 
 
 class Layer(NamedTuple):
-    """A mesh that is shown: metres, errors where it is coloured by them, opacity, and its place in the row."""
+    """A mesh that is shown.
+
+    Attributes:
+      vertices: metres.
+      errors_mm: errors that colour the mesh; None for a plain one.
+      opacity: 0 to 1.
+      column: its place in the row.
+    """
 
     name: str
     vertices: Float[np.ndarray, "vertex 3"]
@@ -119,7 +163,14 @@ class Layer(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """What follows from a choice: meshes, the one that matters first; what was measured; where they are from."""
+    """What a choice shows.
+
+    Attributes:
+      layers: the meshes; the first is the one that the others are compared with.
+      measured: what the distances are: "error", "from the start" or "between the paths".
+      mean_mm, max_mm: distances over vertices.
+      origin: labels of the samples.
+    """
 
     layers: list[Layer]
     measured: str
@@ -128,49 +179,8 @@ class Picture(NamedTuple):
     origin: list[str]
 
 
-def prepare(run: Run, data: Data, codec: Codec, geodesic: Callable) -> Subject:
-    """A run with its data, compiled; `geodesic` is one of two latents and `num_points`."""
-
-    @functools.lru_cache(maxsize=64)
-    def mesh(split: str, index: int) -> Sample:
-        records = data.records(split)
-        if not 0 <= index < len(records):
-            raise ValueError(f"{data.path}: mesh {index} of split {split}, which has {len(records)}")
-        example = records[index]
-        coefficients = np.asarray(example.coefficients[: run.config.model.modes], np.float32)
-        if not np.isfinite(coefficients).all():
-            raise ValueError(f"{data.path}: mesh {index} of split {split} has values that are not finite")
-        latent = codec.encode(coefficients[None])
-        vertices = example.vertices
-        if vertices is None:
-            vertices = shapes(codec, coefficients[None], len(coefficients))[0]
-        label = f"{split} {index}: {example.identity}, {example.file}, frame {example.frame}"
-        return Sample(vertices, coefficients, latent[0], codec.decode(latent)[0], example.identity, label)
-
-    @functools.lru_cache(maxsize=64)
-    def way(split: str, start: int, end: int) -> Float[Array, "point latent"]:
-        ends = mesh(split, start).latent, mesh(split, end).latent
-        return geodesic(*ends, num_points=GEODESIC_POINTS).latents.block_until_ready()
-
-    train = "train" if "train" in data.splits else next(iter(data.splits))
-    records, modes = data.splits[train], run.config.model.modes
-    latents = codec.encode(np.stack([records[i].coefficients[:modes] for i in spread(len(records), LOOKED_AT)]))
-    middle, reach = latents.mean(axis=0), 3 * latents.std(axis=0) + 1e-3
-    boxed = np.stack([mesh(train, i).vertices for i in spread(len(records), BOXED)])
-    box = np.stack([np.quantile(boxed.min(axis=1), 0.1, axis=0), np.quantile(boxed.max(axis=1), 0.9, axis=0)])
-    subject = Subject(run, data, codec, mesh, way, middle - reach, middle + reach, box)
-    for choice in (Choice(), Choice(show="interpolation"), Choice(show="interpolation", method="spherical")):
-        draw(subject, clamp(choice, subject))
-    return subject
-
-
-def spread(count: int, most: int) -> list[int]:
-    """At most so many indices, evenly over `count`."""
-    return np.unique(np.linspace(0, count - 1, most).astype(int)).tolist()
-
-
 def clamp(choice: Choice, subject: Subject) -> Choice:
-    """The choice nearest to one that this run and its data have."""
+    """The nearest choice that this run and its dataset allow."""
     config, splits = subject.run.config.model, subject.data.splits
     split = choice.split if choice.split in splits else next(iter(splits))
     last = len(splits[split]) - 1
@@ -189,10 +199,10 @@ def clamp(choice: Choice, subject: Subject) -> Choice:
     )
 
 
-def draw(subject: Subject, choice: Choice) -> Picture:
-    """The meshes of a choice that fits the subject."""
+def compose(subject: Subject, choice: Choice) -> Picture:
+    """The picture of a choice that the subject allows (see `clamp`)."""
     if choice.show == "interpolation":
-        return _draw_interpolation(subject, choice)
+        return _compose_interpolation(subject, choice)
     sample = subject.mesh(choice.split, choice.index)
     beside = int(choice.layout == "beside")
     faint = 1.0 if beside else FAINT
@@ -209,7 +219,7 @@ def draw(subject: Subject, choice: Choice) -> Picture:
     return Picture(layers, "error", float(errors.mean()), float(errors.max()), [sample.label])
 
 
-def _draw_interpolation(subject: Subject, choice: Choice) -> Picture:
+def _compose_interpolation(subject: Subject, choice: Choice) -> Picture:
     start, end = (subject.mesh(choice.split, i) for i in (choice.start, choice.end))
     amounts = np.array([choice.amount], np.float32)
     if choice.method == "geodesic":
@@ -227,7 +237,7 @@ def _draw_interpolation(subject: Subject, choice: Choice) -> Picture:
         Layer("from", start.vertices, opacity=FAINT, column=columns[2]),
         Layer("to", end.vertices, opacity=FAINT, column=columns[3]),
     ]
-    return Picture(layers, "between the ways", *_distances(moved, straight), [start.label, end.label])
+    return Picture(layers, "between the paths", *_distances(moved, straight), [start.label, end.label])
 
 
 def _distances(vertices: np.ndarray, other: np.ndarray) -> tuple[float, float]:
@@ -239,7 +249,7 @@ def _distances(vertices: np.ndarray, other: np.ndarray) -> tuple[float, float]:
 def shapes(
     codec: Codec, coefficients: Float[Array | np.ndarray, "mesh freq 3"], modes: int
 ) -> Float[np.ndarray, "mesh vertex 3"]:
-    """Vertices in metres of the first `modes` coefficients: the others are zeros, so no number of them compiles."""
+    """Vertices in metres of the first `modes` coefficients; the others are set to 0, so that one program serves all."""
     return np.asarray(_shapes(codec, coefficients, modes))
 
 
@@ -250,9 +260,9 @@ def _shapes(codec: Codec, coefficients: Array, modes: Array) -> Array:
 
 
 def first_mesh(data: Data, split: str, identity: str) -> int:
-    """The index of a mesh of an identity: where the meshes of those before it end, else by looking through them all.
+    """The index of a mesh of an identity. Raises ValueError where there is none.
 
-    Raises ValueError where there is none.
+    Where the meshes of a split are sorted by identity, counting finds it; otherwise all meshes are read.
     """
     records, before = data.splits[split], 0
     for name, count in identities(data, split).items():
@@ -266,66 +276,20 @@ def first_mesh(data: Data, split: str, identity: str) -> int:
 
 
 def identities(data: Data, split: str) -> dict[str, int]:
-    """Identities of a split and how many meshes they have."""
+    """Number of meshes of each identity of a split."""
     return data.metadata["identities"][split]
 
 
 def options(subject: Subject) -> dict[str, str]:
-    """What the run was told, and how far it came."""
+    """The options of a run, its dataset and its epoch, as text."""
     config = subject.run.config
-    told = {**vars(config.model), **vars(config.train)}
-    named = {name.replace("_", " "): f"{value:,}" if type(value) is int else str(value) for name, value in told.items()}
+    given = {**vars(config.model), **vars(config.train)}
+    named = {key.replace("_", " "): f"{value:,}" if type(value) is int else str(value) for key, value in given.items()}
     return {"data": str(subject.data.path), "epoch": f"{subject.run.epoch:,}"} | named
 
 
-def normals(vertices: Float[np.ndarray, "vertex 3"], faces: Int[np.ndarray, "face 3"]) -> Float[np.ndarray, "vertex 3"]:
-    """Unit normals of vertices: the sum of those of their faces, by area."""
-    a, b, c = vertices[faces.T]
-    across = np.cross(b - a, c - a)
-    summed = [np.bincount(faces.ravel(), np.repeat(axis, 3), len(vertices)) for axis in across.T]
-    stacked = np.stack(summed, axis=1)
-    return (stacked / (np.linalg.norm(stacked, axis=1, keepdims=True) + 1e-20)).astype(np.float32)
-
-
-def coloured_glb(
-    vertices: Float[np.ndarray, "vertex 3"], faces: Int[np.ndarray, "face 3"], rgb: Float[np.ndarray, "vertex 3"]
-) -> bytes:
-    """A mesh with colours (sRGB, 0 to 1) as binary glTF 2.0, which holds them linear."""
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    arrays = [vertices, normals(vertices, faces), linear]
-    parts = [np.ascontiguousarray(array, "<f4").tobytes() for array in arrays]
-    parts.append(np.ascontiguousarray(faces, "<u4").tobytes())
-    starts = np.cumsum([0, *map(len, parts)]).tolist()
-    accessors: list[dict[str, Any]] = [
-        {"bufferView": i, "componentType": 5126, "count": len(vertices), "type": "VEC3"} for i in range(3)
-    ]
-    accessors[0] |= {"min": vertices.min(axis=0).tolist(), "max": vertices.max(axis=0).tolist()}
-    accessors.append({"bufferView": 3, "componentType": 5125, "count": faces.size, "type": "SCALAR"})
-    attributes = {"POSITION": 0, "NORMAL": 1, "COLOR_0": 2}
-    document = {
-        "asset": {"version": "2.0"},
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0}],
-        "meshes": [{"primitives": [{"attributes": attributes, "indices": 3, "material": 0}]}],
-        "materials": [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.9}}],
-        "buffers": [{"byteLength": starts[-1]}],
-        "bufferViews": [
-            {"buffer": 0, "byteOffset": start, "byteLength": len(part)}
-            for start, part in zip(starts[:-1], parts, strict=True)
-        ],
-        "accessors": accessors,
-    }
-    text = json.dumps(document, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 4)
-    head = struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + starts[-1])
-    return b"".join(
-        [head, struct.pack("<I4s", len(text), b"JSON"), text, struct.pack("<I4s", starts[-1], b"BIN\0"), *parts]
-    )
-
-
 def places(picture: Picture, box: Float[np.ndarray, "2 3"]) -> list[float]:
-    """Where each layer stands, metres along x: the row is about 0, and no mesh in the room of another."""
+    """Position of each layer along x, metres: a row centred at 0, in which meshes do not overlap."""
     columns = [layer.column for layer in picture.layers]
     pitch = 1.1 * float(box[1, 0] - box[0, 0])
     return [pitch * (column - max(columns) / 2) for column in columns]
@@ -334,7 +298,7 @@ def places(picture: Picture, box: Float[np.ndarray, "2 3"]) -> list[float]:
 def eye(
     picture: Picture, box: Float[np.ndarray, "2 3"], fov: float, aspect: float
 ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
-    """Where to look at the row from, and at what, metres, to see it whole; `fov` is the vertical one in radians."""
+    """Position of a camera that sees the whole row, and the point it looks at, metres; `fov` is the vertical angle."""
     middle, size = box.mean(axis=0), box[1] - box[0]
     width = max(places(picture, box)) * 2 + 1.1 * size[0]
     half = max(1.15 * size[1], width / aspect) / 2

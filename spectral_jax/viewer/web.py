@@ -1,4 +1,4 @@
-"""The web viewer: what a browser looks at and what its controls do to that, and the server of all browsers."""
+"""The web viewer: the state of one browser, what its controls do, and the server of all browsers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spectral_jax import extras
-from spectral_jax.geometry import colours
+from spectral_jax.geometry import colours, gltf
 from spectral_jax.geometry.mesh import Mesh, write_mesh
 from spectral_jax.viewer import panel, scene
 from spectral_jax.viewer.scene import Choice, Gallery, Layer, Subject
@@ -23,46 +23,54 @@ from spectral_jax.viewer.scene import Choice, Gallery, Layer, Subject
 if TYPE_CHECKING:
     from viser import ViserServer
 
-SETTLING = 0.05  # seconds that a browser may take to read a coloured mesh
-PERIOD = 6.0  # seconds from one end of an interpolation to the other and back
+SETTLING = 0.05  # seconds in which a browser reads a coloured mesh
+PERIOD = 6.0  # seconds of a played interpolation, there and back
+PLAYED = 0.04  # seconds between its frames
 AMBIENT = 1.1
-FOV = 0.5  # radians; a wide one shows each mesh of a row from another side
-GREY, DARK, BLUE, ORANGE = (184, 189, 199), (110, 116, 130), (84, 140, 210), (224, 150, 80)
+FOV = 0.5  # radians; with a wider one, the meshes of a row are seen from different sides
+GREY = (184, 189, 199)
+DARK = (110, 116, 130)
+BLUE = (84, 140, 210)
+ORANGE = (224, 150, 80)
 COLOURS = {"original": GREY, "start": GREY, "from": DARK, "to": DARK, "straight in space": ORANGE}
 
 
 class Browser:
-    """What one browser looks at: its run, its controls and the meshes of its scene.
+    """One browser: its run, its controls and the meshes of its scene.
 
-    Its callbacks come in any thread of the server's, and take turns.
+    Callbacks arrive in any thread of the server; a lock makes them take turns.
     """
 
     def __init__(self, client: Any, gallery: Gallery, name: str, choice: Choice):
         self.client, self.gallery, self.name, self.choice = client, gallery, name, choice
-        self.lock, self.paused, self.gone, self.finding, self.begun = threading.RLock(), False, False, False, 0
+        self.lock = threading.RLock()
+        self.paused = False  # whether controls are being changed by the program, not by the user
+        self.gone = False
+        self.finding = False  # whether a thread is looking for a geodesic
+        self.drawn_at = 0  # when the last drawing began, monotonic nanoseconds
         self.random = np.random.default_rng()
         self.subject = gallery.load(name)
 
     def open(self) -> None:
-        """Show the run with controls and a scene of its own."""
+        """Make the controls and the scene, and show the run."""
         self._after(self._rebuild)(None)
 
     def _after(self, change: Callable[[], object] | None = None) -> Callable[[object], None]:
-        """A callback: what else changes, and the drawing of it all. What cannot be shown the browser is told.
+        """A callback that makes a change, if any, and redraws; an error is shown in the browser.
 
-        A control alone that waited for a drawing begun after it was moved needs none of its own.
+        A callback without a change is skipped when a drawing has begun since: it has seen the control's value.
         """
 
         def callback(_: object) -> None:
             asked = time.monotonic_ns()
             with self.lock:
-                if self.gone or self.paused or (change is None and asked < self.begun):
+                if self.gone or self.paused or (change is None and asked < self.drawn_at):
                     return
                 try:
                     if change is not None:
                         self.paused = True
                         change()
-                    self._draw()
+                    self._redraw()
                 except (ValueError, OSError) as error:
                     self.client.add_notification("This cannot be shown", str(error), color="red")
                 finally:
@@ -72,7 +80,7 @@ class Browser:
 
     @contextmanager
     def _waiting(self, for_what: str) -> Iterator[None]:
-        """The browser is told what it waits for."""
+        """Show in the browser what it waits for."""
         notification = self.client.add_notification(for_what, "", loading=True, with_close_button=False)
         try:
             yield
@@ -80,12 +88,14 @@ class Browser:
             notification.remove()
 
     def _rebuild(self) -> None:
-        """Make controls and scene anew."""
+        """Make controls and scene from scratch."""
         self.client.gui.reset()
         self.client.scene.reset()
         self.meshes: dict[str, Any] = {}
         self.labels: dict[float, Any] = {}
-        self.turn, self.framed, self.found = 0, None, None
+        self.turn = 0  # which of the two names of a coloured mesh was used last
+        self.framed: tuple[str, str] | None = None  # what the camera was last placed for
+        self.found: tuple[str, int, int] | None = None  # the split and ends of the geodesic that was found last
         self.choice = scene.clamp(self.choice, self.subject)
         names = list(dict.fromkeys([*self.gallery.names(), self.name]))
         c = self.controls = panel.build(self.client.gui, self.subject, names, self.name, self.choice)
@@ -105,26 +115,26 @@ class Browser:
         self._start_walk()
 
     def _change_run(self) -> None:
-        """Show another run; where it cannot be loaded, this one stays."""
+        """Show another run. Raises ValueError where it cannot be loaded, and this one stays."""
         wanted = self.controls.run.value
         if wanted == self.name:
             return
         self.controls.run.value = self.name
         if wanted not in self.gallery.names():
-            raise ValueError(f"no run {wanted!r}, there are {', '.join(self.gallery.names())}")
+            raise ValueError(f"no run {wanted!r} (available: {', '.join(self.gallery.names())})")
         with self._waiting(f"loading {wanted}"):
             self.subject = self.gallery.load(wanted)
         self.name = wanted
         self._rebuild()
 
     def _change_split(self) -> None:
-        """Begin with the first meshes of another split."""
+        """Show the first meshes of another split."""
         if self.controls.split.value != self.choice.split:
             self.choice = replace(self.choice, split=self.controls.split.value, index=0, start=0, end=1)
             self._rebuild()
 
     def _change_identity(self) -> None:
-        """Show a mesh of the identity."""
+        """Show the first mesh of the identity."""
         c = self.controls
         if self.subject.mesh(c.split.value, c.index.value).identity != c.identity.value:
             c.index.value = scene.first_mesh(self.subject.data, c.split.value, c.identity.value)
@@ -139,14 +149,14 @@ class Browser:
         self.controls.start.value, self.controls.end.value = pair.tolist()
 
     def _start_walk(self) -> None:
-        """Set the identity, and the sliders of the latent, to those of the mesh."""
+        """Set the identity and the sliders of the latent to those of the chosen mesh."""
         c = self.controls
         sample = self.subject.mesh(c.split.value, c.index.value)
         c.identity.value = sample.identity
         self.rest = panel.set_latent(c, sample.latent)
 
     def _play(self, controls: panel.Controls) -> None:
-        """Move the interpolation to and fro until its box is no longer ticked."""
+        """Move the interpolation back and forth until its box is cleared."""
         phase, last = controls.amount.value / 2, time.monotonic()
         while True:
             with self.lock:
@@ -155,52 +165,70 @@ class Browser:
                 now = time.monotonic()
                 phase, last = (phase + (now - last) / PERIOD) % 1, now
                 controls.amount.value = round(1 - abs(2 * phase - 1), 3)
-            time.sleep(0.04)
+            time.sleep(PLAYED)
 
-    def _draw(self) -> None:
-        """Show what the controls say."""
-        self.begun = time.monotonic_ns()
-        choice = self.choice = scene.clamp(panel.read(self.controls, self.rest), self.subject)
-        pair = (choice.split, choice.start, choice.end)
-        if (choice.show, choice.method) == ("interpolation", "geodesic") and pair != self.found:
-            choice = replace(choice, method="latent")
-            if not self.finding:
-                self.finding = True
-                threading.Thread(target=self._find, args=[self.subject, pair], daemon=True).start()
-        picture = self.picture = scene.draw(self.subject, choice)
-        panel.report(self.controls, choice, picture)
-        shown, old = set(), set()
-        for layer, x in zip(picture.layers, scene.places(picture, self.subject.box), strict=True):
-            name = layer.name
-            if layer.errors_mm is not None:  # a browser hides a coloured mesh as long as it reads it: two take turns
-                self.turn = 1 - self.turn
-                name, before = f"{layer.name} {self.turn}", f"{layer.name} {1 - self.turn}"
-                old |= {before} if before in self.meshes and self.meshes[before].visible else set()
-            self._put(name, layer, x)
-            shown.add(name)
-        for name in self.meshes.keys() - shown - old:
-            self.meshes[name].visible = False
-        self._name_places()
-        if (choice.show, choice.layout) != self.framed:
-            self.framed, camera = (choice.show, choice.layout), self.client.camera
-            camera.fov = FOV
-            camera.position, camera.look_at = scene.eye(picture, self.subject.box, FOV, camera.aspect)
-        if old:
+    def _redraw(self) -> None:
+        """Show what the controls are set to."""
+        self.drawn_at = time.monotonic_ns()
+        self.choice = scene.clamp(panel.read(self.controls, self.rest), self.subject)
+        drawable = self._drawable(self.choice)
+        self.picture = scene.compose(self.subject, drawable)
+        panel.show_picture(self.controls, drawable, self.picture)
+        replaced = self._show_layers()
+        self._label_places()
+        self._place_camera(drawable)
+        if replaced:
             self.client.flush()
             time.sleep(SETTLING)
-        for name in old:
+        for name in replaced:
             self.meshes[name].visible = False
 
-    def _find(self, subject: Subject, pair: tuple[str, int, int]) -> None:
-        """Find a geodesic, and draw again; till then the straight way is shown."""
+    def _drawable(self, choice: Choice) -> Choice:
+        """The choice, or the straight path in latent space while a thread finds the geodesic that is chosen."""
+        pair = (choice.split, choice.start, choice.end)
+        if (choice.show, choice.method) != ("interpolation", "geodesic") or pair == self.found:
+            return choice
+        if not self.finding:
+            self.finding = True
+            threading.Thread(target=self._find_geodesic, args=[self.subject, pair], daemon=True).start()
+        return replace(choice, method="latent")
+
+    def _find_geodesic(self, subject: Subject, pair: tuple[str, int, int]) -> None:
+        """Find a geodesic, then redraw."""
         with self._waiting("finding the geodesic"):
             subject.geodesic(*pair)
         with self.lock:
             self.finding, self.found = False, pair if subject is self.subject else None
             self._after()(None)
 
+    def _show_layers(self) -> set[str]:
+        """Show the layers of the picture; the names of coloured meshes to hide once the browser has read the new ones.
+
+        A browser hides a coloured mesh while it reads it, so each has two names that take turns.
+        """
+        shown, replaced = set(), set()
+        for layer, x in zip(self.picture.layers, scene.places(self.picture, self.subject.box), strict=True):
+            name = layer.name
+            if layer.errors_mm is not None:
+                self.turn = 1 - self.turn
+                name, before = f"{layer.name} {self.turn}", f"{layer.name} {1 - self.turn}"
+                replaced |= {before} if before in self.meshes and self.meshes[before].visible else set()
+            self._put(name, layer, x)
+            shown.add(name)
+        for name in self.meshes.keys() - shown - replaced:
+            self.meshes[name].visible = False
+        return replaced
+
+    def _place_camera(self, choice: Choice) -> None:
+        """Place the camera to see all meshes when what is shown, or its layout, has changed."""
+        if (choice.show, choice.layout) == self.framed:
+            return
+        self.framed, camera = (choice.show, choice.layout), self.client.camera
+        camera.fov = FOV
+        camera.position, camera.look_at = scene.eye(self.picture, self.subject.box, FOV, camera.aspect)
+
     def _put(self, name: str, layer: Layer, x: float) -> None:
-        """Put a mesh into the scene, or change the one of that name."""
+        """Add a mesh to the scene, or update the one of that name."""
         handle, faces = self.meshes.get(name), self.subject.faces
         if layer.errors_mm is None:
             if handle is None:
@@ -209,14 +237,14 @@ class Browser:
             handle.vertices, handle.opacity = layer.vertices, None if layer.opacity == 1 else layer.opacity
         else:
             rgb = colours.error_colours(layer.errors_mm, self.choice.low_mm, self.choice.high_mm)
-            data = scene.coloured_glb(layer.vertices, faces, rgb)
+            data = gltf.coloured_mesh(layer.vertices, faces, rgb)
             handle = self.client.scene.add_glb(f"/{name}", data) if handle is None else handle
             handle.glb_data = data
         handle.position, handle.visible = (x, 0.0, 0.0), True
         self.meshes[name] = handle
 
-    def _name_places(self) -> None:
-        """Write under each place of the row what stands there."""
+    def _label_places(self) -> None:
+        """Label each place of the row with the names of its meshes."""
         box, named = self.subject.box, {}
         for layer, x in zip(self.picture.layers, scene.places(self.picture, box), strict=True):
             named[x] = f"{named[x]}, {layer.name}" if x in named else layer.name
@@ -229,7 +257,7 @@ class Browser:
             self.labels[x].text = text
 
     def _save(self, kind: str) -> None:
-        """Send the browser the mesh that matters as a file, or what it sees as a picture."""
+        """Send the browser the first mesh of the picture as a file, or its view as an image."""
         layer, camera = self.picture.layers[0], self.client.camera
         if kind == "picture":
             import imageio.v3 as imageio
@@ -245,14 +273,14 @@ class Browser:
 
 
 class Viewer(NamedTuple):
-    """A running server, and what each of its clients looks at."""
+    """A running server and its browsers, by the number of the client."""
 
     server: ViserServer
     browsers: dict[int, Browser]
 
 
-def check(host: str, port: int) -> None:
-    """Raise ValueError unless viser is there and a server could listen."""
+def check_address(host: str, port: int) -> None:
+    """Raise ValueError unless viser is installed and a server can listen at the address."""
     extras.require("viser", "view", "the web viewer")
     if not 1 <= port <= 65535:
         raise ValueError(f"--port must be from 1 to 65535, not {port}")
@@ -260,23 +288,23 @@ def check(host: str, port: int) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        raise ValueError(f"--port {port} of --host {host} cannot be listened at: {error.strerror or error}") from error
+        raise ValueError(f"cannot listen at --host {host} --port {port}: {error.strerror or error}") from error
 
 
 def serve(gallery: Gallery, name: str, choice: Choice, host: str, port: int) -> Viewer:
-    """Serve the viewer, which begins with the run called `name`. Raises ValueError where it cannot listen there."""
+    """Serve the viewer; each browser begins with the run called `name`. Raises ValueError as `check_address` does."""
     import viser
 
-    check(host, port)
+    check_address(host, port)
     server = viser.ViserServer(host, port, label="spectral_jax", verbose=False)
-    if server.get_port() != port:  # viser takes the next free one
+    if server.get_port() != port:  # viser takes the next free port without asking
         server.stop()
-        raise ValueError(f"--port {port} of --host {host} cannot be listened at: {server.get_port()} could be")
+        raise ValueError(f"cannot listen at --host {host} --port {port}: port {server.get_port()} is free")
     server.gui.configure_theme(show_logo=False, show_share_button=False)
     server.gui.main_panel.dock_right()
     server.scene.set_up_direction("+y")
     server.scene.configure_default_lights(cast_shadow=False)
-    server.scene.configure_environment_map(hdri=None)  # it takes ten seconds where there is no GPU
+    server.scene.configure_environment_map(hdri=None)  # takes ten seconds without a GPU
     server.scene.add_light_ambient("/light", intensity=AMBIENT)
     browsers: dict[int, Browser] = {}
 

@@ -242,9 +242,9 @@ def test_a_converted_checkpoint_on_another_basis_is_suspected(data, tmp_path, ca
             split._replace(coefficients=(split.coefficients * factor).astype(np.float32))
             for split in (dataset.read_split(data, "train"), dataset.read_split(data, "test"))
         )
-        print_summary(evaluate.evaluate(loaded, basis, train, test), loaded, data.path, "test")
+        print_summary(evaluate.evaluate_split(loaded, basis, train, test), loaded, data.path, "test")
         error = capsys.readouterr().err
         assert ("the likely cause is another basis" in error) == (name == "wrong")
         assert ("`spectral-jax basis align`" in error) == (name == "wrong")
     with pytest.raises(ValueError, match=r"the basis of .*run and that of the data have different modes .*basis align"):
-        evaluate.evaluate(loaded, data.basis, train, test)
+        evaluate.evaluate_split(loaded, data.basis, train, test)

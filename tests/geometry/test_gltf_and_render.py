@@ -63,6 +63,25 @@ def test_one_mesh_is_no_animation(sphere, tmp_path):
         gltf.write_animation(tmp_path / "path.glb", sphere.vertices[None], sphere.faces)
 
 
+def test_normals_of_a_sphere_point_away_from_its_middle(sphere):
+    np.testing.assert_allclose(gltf.vertex_normals(*sphere), sphere.vertices, atol=0.03)
+
+
+def test_a_coloured_mesh_is_what_gltf_readers_take_it_for(sphere, tmp_path):
+    import trimesh
+
+    rgb = np.stack([np.linspace(0, 1, 162), np.full(162, 0.5), np.zeros(162)], axis=1)
+    (tmp_path / "mesh.glb").write_bytes(gltf.coloured_mesh(*sphere, rgb))
+    mesh = trimesh.load_mesh(tmp_path / "mesh.glb", process=False)
+    np.testing.assert_array_equal(mesh.vertices, sphere.vertices)
+    np.testing.assert_array_equal(mesh.faces, sphere.faces)
+    document, buffer = read_glb(tmp_path / "mesh.glb")
+    linear = array(document, buffer, document["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"])
+    np.testing.assert_allclose(linear[:, 1], 0.21404, atol=1e-4)  # what sRGB calls a half
+    assert linear[0, 0] == 0
+    assert linear[-1, 0] == pytest.approx(1)
+
+
 def test_a_picture_shows_the_mesh_in_the_middle_and_shaded(sphere):
     view = render.window(sphere.vertices)
     picture = render.draw(sphere.vertices, sphere.faces, view, size=64)

@@ -146,7 +146,7 @@ def test_reconstructions_have_the_errors_of_the_evaluation(data_folder, tmp_path
     train, test = (dataset.read_split(data, name) for name in ("train", "test"))
     run = make_run(data.basis, tmp_path)
     errors = 1000 * np.linalg.norm(Codec.of(run).reconstruct(test.coefficients[:, :20]) - test.vertices, axis=-1)
-    summary = evaluate.evaluate(run, data.basis, train, test)
+    summary = evaluate.evaluate_split(run, data.basis, train, test)
     assert errors.mean() == pytest.approx(summary.mean_mm, rel=1e-5)
 
 

@@ -27,14 +27,15 @@ def url(data_folder, tmp_path_factory):
     config = ModelConfig(modes=32, latent_size=4)
     params = init_params(config, jax.random.key(0))
     run = Run(Path("spheres"), SpectralAutoencoder(config), params, data.basis, RunConfig(config, TrainConfig(), ""), 3)
-    findings = measurements.measure(run, train, test)
-    bumps = 0.1 * np.sin(5 * findings.shown).astype(np.float32)
-    way = np.linspace(0, 1, len(findings.path), dtype=np.float32)[:, None, None]
-    path = (1 - way) * findings.path_ends[0] + way * findings.path_ends[1]
-    findings = findings._replace(shown_decoded=findings.shown + bumps, path=path)
+    found = measurements.measure_run(run, train, test)
+    bumps = 0.1 * np.sin(5 * found.shown.original).astype(np.float32)
+    amounts = np.linspace(0, 1, len(found.path.vertices), dtype=np.float32)[:, None, None]
+    path = (1 - amounts) * found.path.ends[0] + amounts * found.path.ends[1]
+    shown = found.shown._replace(decoded=found.shown.original + bumps)
+    found = found._replace(shown=shown, path=found.path._replace(vertices=path))
     log = [{"epoch": k, "spectral_train_loss": 1 / k, "learning_rate": 1e-3} for k in (1, 2, 3)]
     page = tmp_path_factory.mktemp("report") / "report.html"
-    page.write_text(document.page(run, data, test.identities, [], findings, log, {}, {}))
+    page.write_text(document.page(document.Report(run, data, test.identities, [], found, log, {}, {})))
     return page.as_uri()
 
 

@@ -107,25 +107,27 @@ def test_the_page_has_everything_and_asks_for_nothing(page, trained, data_folder
 def test_the_figures_are_those_of_evaluate(page, trained, splits):
     data, train, test = splits
     run = load_run(trained)
-    summary = evaluate.evaluate(run, data.basis, train, test)
-    findings = measurements.measure(run, train, test)
-    assert summarise(findings.mesh_mm[0]) == pytest.approx(
+    summary = evaluate.evaluate_split(run, data.basis, train, test)
+    found = measurements.measure_run(run, train, test)
+    errors = found.errors
+    assert summarise(errors.network.mesh_mm) == pytest.approx(
         [getattr(summary, f"{name}_mm") for name in ("mean", "median", "std", "min", "max")], rel=1e-5
     )
     baselines = summary.pca_mm, summary.mean_shape_mm, summary.truncation_mm
-    assert findings.mesh_mm[1:].mean(axis=1) == pytest.approx(baselines, rel=1e-4)
-    row = "".join(f"<td>{mm:.2f}</td>" for mm in summarise(findings.mesh_mm[0]))
+    assert [method.mesh_mm.mean() for method in errors[1:]] == pytest.approx(baselines, rel=1e-4)
+    row = "".join(f"<td>{mm:.2f}</td>" for mm in summarise(errors.network.mesh_mm))
     assert f'<tr><th scope="row">Network, latent 4</th>{row}</tr>' in page
 
-    best, median, worst = findings.shown_rows
-    assert summarise(findings.mesh_mm[0])[1] == pytest.approx(findings.mesh_mm[0, median])
-    assert (best, worst) == (findings.mesh_mm[0].argmin(), findings.mesh_mm[0].argmax())
+    mesh_mm = errors.network.mesh_mm
+    best, median, worst = found.shown.rows
+    assert np.median(mesh_mm) == pytest.approx(mesh_mm[median])
+    assert (best, worst) == (mesh_mm.argmin(), mesh_mm.argmax())
     for i, shown in enumerate(content(page)["shown"]):
-        errors = unpacked(shown["errors"])
-        assert errors.mean() == pytest.approx(findings.mesh_mm[0, findings.shown_rows[i]], rel=1e-3)
+        vertex_mm = unpacked(shown["errors"])
+        assert vertex_mm.mean() == pytest.approx(mesh_mm[found.shown.rows[i]], rel=1e-3)
         original, decoded = (unpacked(shown[name]).reshape(3, -1).T for name in ("original", "decoded"))
-        np.testing.assert_allclose(original, test.vertices[findings.shown_rows[i]], atol=1e-4)
-        np.testing.assert_allclose(1000 * np.linalg.norm(original - decoded, axis=1), errors, atol=0.2)
+        np.testing.assert_allclose(original, test.vertices[found.shown.rows[i]], atol=1e-4)
+        np.testing.assert_allclose(1000 * np.linalg.norm(original - decoded, axis=1), vertex_mm, atol=0.2)
     faces = np.frombuffer(base64.b64decode(content(page)["faces"]["bytes"]), "<u2").reshape(3, -1).T
     np.testing.assert_array_equal(faces, data.basis.faces)
 
@@ -133,32 +135,34 @@ def test_the_figures_are_those_of_evaluate(page, trained, splits):
 def test_regions_bands_and_the_way(splits):
     data, train, test = splits
     run, region_of = untrained(data.basis), np.arange(162) % 3
-    findings = measurements.measure(run, train, test, region_of)
-    np.testing.assert_allclose(findings.region_mm.mean(axis=1), findings.mesh_mm.mean(axis=1), rtol=1e-4)
+    found = measurements.measure_run(run, train, test, region_of)
+    for method in found.errors:
+        assert method.region_mm.mean() == pytest.approx(method.mesh_mm.mean(), rel=1e-4)
 
     decoded = np.asarray(run.model.apply({"params": run.params}, jnp.asarray(test.coefficients[:, :20])))
     left = np.square(test.coefficients[:, :20] - decoded).sum(axis=-1).mean(axis=0)
-    assert findings.counts == (1, 2, 4, 8, 16, 20)
-    assert findings.band_mm[1, 3] == pytest.approx(1000 * np.sqrt(left[4:8].sum() / 162), rel=1e-4)
-    assert findings.band_mm[0, 0] == 0  # the position
-    np.testing.assert_array_less(findings.band_mm[2, 1:], findings.band_mm[0, 1:])
+    bands = found.bands
+    assert bands.ends == (1, 2, 4, 8, 16, 20)
+    assert bands.network_mm[3] == pytest.approx(1000 * np.sqrt(left[4:8].sum() / 162), rel=1e-4)
+    assert bands.meshes_mm[0] == 0  # the position
+    np.testing.assert_array_less(bands.pca_mm[1:], bands.meshes_mm[1:])
 
     modes = np.asarray(data.basis.modes[:, :20])
     errors = 1000 * np.linalg.norm(modes @ decoded - test.vertices, axis=-1)
-    np.testing.assert_allclose(findings.region_mm[0], [errors[:, k::3].mean() for k in range(3)], rtol=1e-4)
-    start, end = findings.path_rows
-    np.testing.assert_allclose(findings.path[[0, -1]], modes @ decoded[[start, end]], atol=1e-5)
-    np.testing.assert_allclose(findings.path_ends, modes @ test.coefficients[[start, end], :20], atol=1e-5)
+    np.testing.assert_allclose(found.errors.network.region_mm, [errors[:, k::3].mean() for k in range(3)], rtol=1e-4)
+    start, end = found.path.rows
+    np.testing.assert_allclose(found.path.vertices[[0, -1]], modes @ decoded[[start, end]], atol=1e-5)
+    np.testing.assert_allclose(found.path.ends, modes @ test.coefficients[[start, end], :20], atol=1e-5)
 
 
 def test_one_mesh_and_one_number_are_enough(splits):
     data, train, test = splits
     one = Split(test.coefficients[:1], test.vertices[:1], test.identities[:1])
     run = untrained(data.basis, latent_size=1)
-    findings = measurements.measure(run, train, one)
-    assert findings.shown_rows == [0, 0, 0]
-    page = document.page(run, data, ["id2"], [], findings, [], {}, {})
-    assert "There is no log" in page
+    found = measurements.measure_run(run, train, one)
+    assert found.shown.rows == [0, 0, 0]
+    page = document.page(document.Report(run, data, ["id2"], [], found, [], {}, {}))
+    assert "No training log" in page
     assert "1 number" in page
 
 
@@ -167,7 +171,7 @@ def test_a_network_that_is_broken_is_refused(splits):
     run = untrained(data.basis)
     broken = dataclasses.replace(run, params=jax.tree.map(lambda x: x * np.nan, run.params))
     with pytest.raises(ValueError, match=r"the error of mesh 0 \(network\) is not finite"):
-        measurements.measure(broken, train, test)
+        measurements.measure_run(broken, train, test)
 
 
 def test_hostile_names_stay_names(sphere, sphere_basis, tmp_path):
@@ -181,11 +185,11 @@ def test_hostile_names_stay_names(sphere, sphere_basis, tmp_path):
     params = init_params(config, jax.random.key(0))
     folder = tmp_path / "<i>run<"
     run = Run(folder, SpectralAutoencoder(config), params, kept, RunConfig(config, TrainConfig(), ""), 0)
-    findings = measurements.measure(run, train, test, np.arange(162) % 2)
+    found = measurements.measure_run(run, train, test, np.arange(162) % 2)
     record = {HOSTILE[0]: {HOSTILE[1]: HOSTILE[2]}, HOSTILE[1]: [HOSTILE[0]]}
     log = [{"epoch": 1, "spectral_train_loss": HOSTILE[0], "learning_rate": 10**400, "spatial_validation_loss": None}]
     made = {"now": HOSTILE[0]}
-    page = document.page(run, data, test.identities, ["<u>a", "b"], findings, log, record, made)
+    page = document.page(document.Report(run, data, test.identities, ["<u>a", "b"], found, log, record, made))
     for raw in ("alert(1)</script>", "<img src=", "<b>&", "<u>a", "<i>run"):
         assert raw not in page
     assert page.count("</script") == 3  # plotly.js, content, script
@@ -231,7 +235,7 @@ def plain_heights():
 
 MISTAKES = {
     "unwritable": (lambda run: ["--out", run / "config.json" / "a.html"], "config.json"),
-    "not a page": (lambda run: ["--out", run / "a.pdf"], "--out writes an .html page, not"),
+    "not a page": (lambda run: ["--out", run / "a.pdf"], "a.pdf: expected a name that ends in .html"),
     "there already": (lambda run: ["--out", touch(run / "mine.html")], "mine.html exists already; --overwrite"),
     "a folder": (lambda run: ["--out", folder(run / "mine.html"), "--overwrite"], "mine.html"),
     "no run": (lambda run: shutil.rmtree(run), "no such run folder"),
@@ -288,6 +292,6 @@ def test_a_network_without_a_log_has_no_curves(copy, tmp_path, capsys):
     (copy / "log.jsonl").unlink()
     assert main(["report", str(copy), "--out", str(tmp_path / "new" / "page.html")]) == 0
     page = (tmp_path / "new" / "page.html").read_text()
-    assert "There is no log" in page
+    assert "No training log" in page
     assert "curves" not in content(page)["figures"]
     assert "page.html: " in capsys.readouterr().out

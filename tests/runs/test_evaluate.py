@@ -1,7 +1,6 @@
 import jax
 import numpy as np
 import pytest
-from rounding import rounding
 
 from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
@@ -33,7 +32,7 @@ def mean_error_mm(basis, coefficients, vertices):
 def test_summary_against_numpy(splits, tmp_path, modes):
     basis, train, test = splits
     run = untrained(basis, modes, tmp_path)
-    summary = evaluate.evaluate(run, basis, train, test)
+    summary = evaluate.evaluate_split(run, basis, train, test)
     cut, wanted = train.coefficients[:, :modes], test.coefficients[:, :modes]
 
     decoded = jax.jit(run.model.apply)({"params": run.params}, wanted)
@@ -50,38 +49,17 @@ def test_summary_against_numpy(splits, tmp_path, modes):
     assert summary.pca_mm == pytest.approx(mean_error_mm(basis, projected, test.vertices), rel=1e-4)
 
 
-@pytest.mark.parametrize("count", [1, 5, 41, 43, 60])
-def test_principal_components_are_those_of_the_svd(splits, count):
-    _, train, _ = splits
-    mean, components = evaluate.principal_components(train.coefficients, count)
-    flat = train.coefficients.reshape(44, -1)
-    np.testing.assert_allclose(mean.ravel(), flat.mean(axis=0), atol=rounding(abs(flat).mean(axis=0), 44))
-    expected = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)[2][: min(count, 43)].T
-    components = components.reshape(96, -1)
-    assert components.shape == expected.shape
-    few = min(count, 4)  # beyond the four numbers that make the spheres all is noise
-    ours, theirs = components[:, :few], expected[:, :few]
-    np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-4)
-
-
-def test_one_mesh_has_a_mean_and_no_components(splits):
-    _, train, _ = splits
-    mean, components = evaluate.principal_components(train.coefficients[:1], 16)
-    np.testing.assert_array_equal(mean, train.coefficients[:1])
-    assert components.shape == (32, 3, 0)
-
-
 def test_another_basis_is_refused(splits, tmp_path):
     basis, train, test = splits
     flipped = SpectralBasis(-np.asarray(basis.modes), basis.eigenvalues, basis.faces)
     with pytest.raises(ValueError, match="different modes"):
-        evaluate.evaluate(untrained(basis, 32, tmp_path), flipped, train, test)
+        evaluate.evaluate_split(untrained(basis, 32, tmp_path), flipped, train, test)
 
 
 def test_a_split_without_vertices_is_refused(splits, tmp_path):
     basis, train, _ = splits
     with pytest.raises(ValueError, match="no original vertices"):
-        evaluate.evaluate(untrained(basis, 32, tmp_path), basis, train, train)
+        evaluate.evaluate_split(untrained(basis, 32, tmp_path), basis, train, train)
 
 
 def test_identity_of_coefficients_leaves_the_truncation(splits):

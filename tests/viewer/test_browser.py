@@ -1,7 +1,6 @@
 import re
 import socket
 import time
-from functools import partial
 
 import jax
 import numpy as np
@@ -9,8 +8,7 @@ import pytest
 
 from spectral_jax.data import dataset
 from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
-from spectral_jax.network.codec import Codec
-from spectral_jax.paths import interpolate
+from spectral_jax.runs.opened import OpenedRun
 from spectral_jax.runs.run import Run, RunConfig
 from spectral_jax.training.step import TrainConfig
 from spectral_jax.viewer import scene, web
@@ -31,13 +29,7 @@ def gallery(data_folder, tmp_path_factory):
         params = jax.tree.map(lambda leaf: 2 * leaf, init_params(config, jax.random.key(0)))  # bigger shapes
         model, told = SpectralAutoencoder(config), RunConfig(config, TrainConfig(), "")
         run = Run(tmp_path_factory.mktemp("run"), model, params, data.basis, told, 0)
-
-        @partial(jax.jit, static_argnames="num_points")
-        def geodesic(codec, start, end, num_points):
-            return interpolate.geodesic(partial(codec.decode_batch, codec), start, end, num_points)
-
-        codec = Codec.of(run)
-        return scene.prepare(run, data, codec, partial(geodesic, codec))
+        return scene.Subject(OpenedRun(run, data))
 
     subjects = {"four": load(4), "three": load(3)}
     return Gallery(lambda: ["four", "three"], subjects.__getitem__)

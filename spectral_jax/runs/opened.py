@@ -1,0 +1,120 @@
+"""A trained run opened with its dataset: where evaluations, reports, viewers and experiments begin."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from spectral_jax.basis import spectral
+from spectral_jax.data import dataset
+from spectral_jax.data.dataset import Data, Example
+from spectral_jax.files.progress import SILENT, Progress, track
+from spectral_jax.geometry import mesh
+from spectral_jax.geometry.sampling import evenly_spaced
+from spectral_jax.network.codec import Codec
+from spectral_jax.runs import run as runs
+from spectral_jax.runs.run import Run
+
+NUM_REFERENCES = 256  # meshes of a split that the meshes of a path are compared with
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A trained run and a dataset of the same basis."""
+
+    run: Run
+    data: Data
+
+    @functools.cached_property
+    def codec(self) -> Codec:
+        """The compiled network."""
+        return Codec.of(self.run)
+
+    @property
+    def num_modes(self) -> int:
+        """Modes that the network uses."""
+        return self.run.config.model.modes
+
+
+def open_run(
+    run: Run | str | Path, data: Data | str | Path | None = None, which: Literal["last", "best"] = "last"
+) -> OpenedRun:
+    """Open a run, or its folder, with a dataset (default: the one it was trained on).
+
+    Raises ValueError when either cannot be read, when the run names no dataset, or when the two differ in connectivity
+    or modes.
+    """
+    loaded = run if isinstance(run, Run) else runs.load_run(run, which)
+    opened = data if isinstance(data, Data) else dataset.open_data(data or data_of(loaded))
+    spectral.check_same(loaded.basis, opened.basis, (f"the basis of {loaded.path}", f"that of {opened.path}"))
+    return OpenedRun(loaded, opened)
+
+
+def data_of(run: Run) -> str:
+    """The dataset that a run was trained on, as its config.json names it. Raises ValueError when it names none."""
+    if not run.config.data:
+        raise ValueError(f"{run.path}: its config.json names no dataset; name one (--data DATA)")
+    return run.config.data
+
+
+def records(data: Data, split: str) -> Sequence[Example]:
+    """The examples of a split. Raises ValueError naming the splits when there is no such."""
+    if split not in data.splits:
+        raise ValueError(f"{data.path}: no split {split!r} (available: {', '.join(data.splits)})")
+    return data.splits[split]
+
+
+def example(data: Data, split: str, index: int) -> Example:
+    """One mesh of a split. Raises ValueError when there is no such split or index."""
+    examples = records(data, split)
+    if not 0 <= index < len(examples):
+        raise ValueError(f"{data.path}: no mesh {index} in split {split} (available: 0 to {len(examples) - 1})")
+    return examples[index]
+
+
+def read_coefficients(opened: OpenedRun, source: str, split: str) -> Float[np.ndarray, "freq 3"]:
+    """Coefficients of a mesh: an index of the split, or a mesh file (metres) of the run's connectivity.
+
+    Raises ValueError when there is no such index, or when the file cannot be read or has another connectivity.
+    """
+    if source.isdecimal():
+        return example(opened.data, split, int(source)).coefficients[: opened.num_modes]
+    loaded, basis = mesh.read_mesh(source), opened.run.basis
+    found = mesh.fingerprint(loaded.faces, len(loaded.vertices))
+    if found != basis.fingerprint:
+        raise ValueError(
+            f"{source} has {len(loaded.vertices)} vertices and connectivity {found[:12]}, {opened.run.path} has "
+            f"{basis.num_vertices} and {basis.fingerprint[:12]}: not the same connectivity"
+        )
+    return np.asarray(spectral.project(basis, loaded.vertices))[: opened.num_modes]
+
+
+class ReferenceMeshes(NamedTuple):
+    """Meshes of a split that a path is compared with.
+
+    Attributes:
+      indices: of the meshes, in the split.
+      vertices: metres, reconstructed from the modes that the network uses.
+      spread: sqrt(mean |z - mean|^2) of their latents z.
+    """
+
+    indices: list[int]
+    vertices: Float[np.ndarray, "mesh vertex 3"]
+    spread: float
+
+
+def read_references(opened: OpenedRun, split: str, progress: Progress = SILENT) -> ReferenceMeshes:
+    """Read up to 256 meshes, spread evenly over a split. Raises ValueError when there is no such split."""
+    examples = records(opened.data, split)
+    indices = evenly_spaced(len(examples), NUM_REFERENCES)
+    rows = [examples[i].coefficients[: opened.num_modes] for i in track(indices, progress, f"reading {split}")]
+    coefficients = np.stack(rows)
+    latents = opened.codec.encode(coefficients)
+    spread = float(np.sqrt(np.square(latents - latents.mean(axis=0)).sum(axis=1).mean()))
+    return ReferenceMeshes(indices, np.asarray(spectral.reconstruct(opened.run.basis, coefficients)), spread)

@@ -1,0 +1,101 @@
+"""Principal components against an exact SVD in float64, and the Gaussian that they give."""
+
+import jax
+import numpy as np
+import pytest
+from rounding import product_rounding, rounding
+
+from spectral_jax.network import principal
+
+
+def exact(rows):
+    """Mean, components and deviations by a singular value decomposition."""
+    flat = rows.reshape(len(rows), -1).astype(np.float64)
+    mean = flat.mean(axis=0)
+    _, singular, components = np.linalg.svd(flat - mean, full_matrices=False)
+    return mean, components, singular / np.sqrt(len(rows) - 1)
+
+
+def decaying(count, num_values, rate, seed=0):
+    """Rows whose deviations fall by `rate` from one component to the next, about a mean far from 0."""
+    rng = np.random.default_rng(seed)
+    size = min(count, num_values)
+    turn = np.linalg.qr(rng.standard_normal((num_values, size)))[0]
+    rows = rng.standard_normal((count, size)) * rate ** np.arange(size) @ turn.T + 3 * rng.standard_normal(num_values)
+    return rows.astype(np.float32)
+
+
+@pytest.mark.parametrize("count", [1, 4, 12])
+@pytest.mark.parametrize(("rows", "values", "rate"), [(700, 90, 0.8), (60, 600, 0.8), (900, 300, 0.95)])
+def test_components_are_those_of_an_exact_decomposition(rows, values, rate, count):
+    data = decaying(rows, values, rate).reshape(rows, -1, 3)
+    fitted = principal.fit(data, count)
+    mean, components, deviations = exact(data)
+    np.testing.assert_allclose(fitted.mean.ravel(), mean, atol=rounding(np.abs(data).mean(axis=0), rows))
+    np.testing.assert_allclose(fitted.deviations, deviations[:count], rtol=1e-4)
+    found = fitted.components.reshape(count, -1)
+    np.testing.assert_allclose(found @ found.T, np.eye(count), atol=rounding(1, values))
+    centred = data.reshape(rows, -1) - mean
+    left = np.square(centred).sum() - np.square(centred @ found.T).sum()
+    least = np.square(deviations[count:]).sum() * (rows - 1)
+    assert left == pytest.approx(least, rel=1e-4)
+    leading = np.abs((found * components[:count]).sum(axis=1))
+    gaps = 1 - (deviations[1 : count + 1] / deviations[:count]) ** 2
+    assert (1 - leading < 1e-4 / gaps.min()).all()
+
+
+def test_scores_and_what_they_reconstruct():
+    data = decaying(80, 30, 0.7).reshape(80, 10, 3)
+    fitted = principal.fit(data, 5)
+    scores = np.asarray(principal.project(fitted, data))
+    centred = (data - fitted.mean).reshape(80, -1)
+    components = fitted.components.reshape(5, -1)
+    np.testing.assert_allclose(scores, centred @ components.T, atol=product_rounding(centred, components.T))
+    np.testing.assert_allclose(scores.std(axis=0, ddof=1), fitted.deviations, rtol=1e-4)
+    for count in (0, 2, 5):
+        expected = (scores[:, :count] @ components[:count]).reshape(data.shape) + fitted.mean
+        found = principal.reconstruct(fitted, scores[:, :count])
+        np.testing.assert_allclose(found, expected, atol=rounding(20, 10))
+    with pytest.raises(ValueError, match=r"6 scores .* 5 components"):
+        principal.reconstruct(fitted, np.ones((1, 6), np.float32))
+
+
+def test_blocks_change_nothing(monkeypatch):
+    data = decaying(100, 40, 0.8)
+    whole = principal.fit(data, 3)
+    monkeypatch.setattr(principal, "BLOCK", 7)
+    for a, b in zip(whole, principal.fit(data, 3), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_components_have_one_sign_and_equal_rows_none():
+    data = decaying(50, 20, 0.8)
+    fitted, turned = principal.fit(data, 6), principal.fit(-data, 6)
+    assert (np.abs(fitted.components).max(axis=1) == fitted.components.max(axis=1)).all()
+    np.testing.assert_allclose(fitted.components, turned.components, atol=1e-3)
+    np.testing.assert_array_equal(principal.fit(np.ones((9, 4), np.float32), 2).deviations, [0, 0])
+
+
+def test_there_are_fewer_components_than_rows():
+    data = decaying(5, 30, 0.8)
+    assert principal.fit(data, 16).components.shape == (4, 30)
+    one = principal.fit(data[:1], 16)
+    np.testing.assert_array_equal(one.mean, data[0])
+    assert one.components.shape == (0, 30)
+    with pytest.raises(ValueError, match="not 0"):
+        principal.fit(data[:0], 1)
+
+
+def test_gaussian_has_the_mean_and_covariance_of_the_latents_and_so_have_its_samples():
+    latents = np.random.default_rng(0).standard_normal((40, 4), np.float32) * np.array([1, 2, 3, 4], np.float32) + 5
+    gaussian = principal.fit_gaussian(latents)
+    covariance = np.cov(latents.T)
+    np.testing.assert_allclose(gaussian.mean, latents.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(gaussian.factor @ gaussian.factor.T, covariance, rtol=1e-4, atol=1e-4)
+    drawn = np.asarray(principal.sample(jax.random.key(1), gaussian, 20_000))
+    np.testing.assert_allclose(drawn.mean(axis=0), gaussian.mean, atol=0.1)
+    np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.03 * covariance.max())
+    few = principal.fit_gaussian(latents[:3])  # fewer latents than they have numbers
+    np.testing.assert_allclose(few.factor @ few.factor.T, np.cov(latents[:3].T), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="at least 2 latents, not 1"):
+        principal.fit_gaussian(latents[:1])
