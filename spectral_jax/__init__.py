@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time these load 
     from spectral_jax.network.autoencoder import ModelConfig as ModelConfig
     from spectral_jax.network.autoencoder import SpectralAutoencoder as SpectralAutoencoder
     from spectral_jax.network.codec import Codec as Codec
+    from spectral_jax.runs.evaluate import evaluate as evaluate
     from spectral_jax.runs.run import Run as Run
     from spectral_jax.runs.run import load_run as load_run
     from spectral_jax.training.loop import FitData as FitData
@@ -41,6 +42,7 @@ _HOMES = {
     "Run": "runs.run",
     "load_run": "runs.run",
     "open_data": "data.open",
+    "evaluate": "runs.evaluate",
 }
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -18,7 +18,7 @@ from spectral_jax.data.dataset import Data, Split
 from spectral_jax.files.progress import SILENT, Progress, track
 from spectral_jax.geometry.metrics import map_batches, summarise, vertex_errors_mm
 from spectral_jax.network import principal
-from spectral_jax.runs.opened import open_run
+from spectral_jax.runs.opened import open_run, records
 from spectral_jax.runs.run import Run
 from spectral_jax.training.step import VALIDATION_BATCH, validate
 
@@ -52,6 +52,7 @@ def evaluate(
     Raises ValueError as `spectral_jax.runs.opened.open_run` and `evaluate_split` do, and when there is no such split.
     """
     opened = open_run(run, data)
+    records(opened.data, split)
 
     def read(name: str) -> Split:
         return dataset.read_split(opened.data, name, opened.num_modes, lambda rows, task: track(rows, progress, task))

@@ -1,6 +1,10 @@
+import dataclasses
+import json
+
 import jax
 import numpy as np
 import pytest
+from helpers import Counted
 
 from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
@@ -47,6 +51,32 @@ def test_summary_against_numpy(splits, tmp_path, modes):
     components = np.linalg.svd((cut - mean).reshape(44, -1), full_matrices=False)[2][:3]
     projected = ((wanted - mean).reshape(9, -1) @ components.T @ components).reshape(wanted.shape) + mean
     assert summary.pca_mm == pytest.approx(mean_error_mm(basis, projected, test.vertices), rel=1e-4)
+
+
+def test_a_run_is_evaluated_in_one_line(data_folder, tmp_path):
+    import spectral_jax as sj
+    from spectral_jax.cli import main
+
+    options = ["--epochs", "1", "--latent-size", "3", "--validate-every", "1"]
+    assert main(["train", "--data", str(data_folder), "--run", str(tmp_path / "run"), *options]) == 0
+    progress = Counted()
+    summary = sj.evaluate(tmp_path / "run", str(data_folder), progress=progress)
+    assert (summary.count, max(progress.done)) == (9, 44)
+    run, data = sj.load_run(tmp_path / "run"), sj.open_data(data_folder)
+    train, test = dataset.read_split(data, "train"), dataset.read_split(data, "test")
+    expected = evaluate.evaluate_split(run, data.basis, train, test)
+    assert summary == sj.evaluate(run, data) == sj.evaluate(str(tmp_path / "run")) == expected
+    assert main(["eval", str(tmp_path / "run"), "--json", str(tmp_path / "new" / "errors.json")]) == 0
+    assert json.loads((tmp_path / "new" / "errors.json").read_text()) == dataclasses.asdict(expected)
+    with pytest.raises(ValueError, match=r"no split 'vald' .*train, test"):
+        sj.evaluate(run, data, split="vald")
+
+
+def test_a_run_without_a_dataset_needs_one(data_folder, tmp_path, splits):
+    run = untrained(splits[0], 32, tmp_path)
+    with pytest.raises(ValueError, match="names no dataset"):
+        evaluate.evaluate(run)
+    assert evaluate.evaluate(run, data_folder).count == 9
 
 
 def test_another_basis_is_refused(splits, tmp_path):
