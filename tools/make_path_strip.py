@@ -1,4 +1,4 @@
-"""Draw the README's strip: ways from one test mesh to another, one row a method.
+"""Draw the README's strip: paths between two test meshes, a row for each method.
 
 python tools/make_path_strip.py runs/demo docs/paths.png --from 12 --to 700
 """
@@ -10,9 +10,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from spectral_jax.basis import spectral
-from spectral_jax.commands.interpolate import METHODS, walk
-from spectral_jax.commands.network import open_network, read_mesh
+from spectral_jax.commands.interpolate import METHODS, interpolate_between
 from spectral_jax.geometry import render
+from spectral_jax.runs.opened import open_run, read_coefficients
+
+SIZE = 160  # pixels of a mesh
 
 
 def main():
@@ -24,17 +26,16 @@ def main():
     parser.add_argument("--steps", type=int, default=7)
     options = parser.parse_args()
 
-    network = open_network(options.run, None)
-    ends = [read_mesh(text, network, "test") for text in (options.start, options.end)]
+    opened = open_run(options.run)
+    ends = [read_coefficients(opened, text, "test") for text in (options.start, options.end)]
     amounts = np.linspace(0, 1, options.steps, dtype=np.float32)
-    paths = {
-        m: spectral.reconstruct(network.run.basis, walk(m, network, ends, amounts)["coefficients"]) for m in METHODS
-    }
-    view, faces = render.window(np.stack(list(paths.values()))), np.asarray(network.run.basis.faces)
-    rows = [np.concatenate([render.draw(np.asarray(v), faces, view, 160) for v in path], 1) for path in paths.values()]
+    found = [interpolate_between(ends, method, opened, amounts)["coefficients"] for method in METHODS]
+    paths = np.asarray(spectral.reconstruct(opened.run.basis, np.stack(found)))  # (method, step, vertex, 3)
+    view, faces = render.window(paths), np.asarray(opened.run.basis.faces)
+    rows = [np.concatenate([render.draw(mesh, faces, view, SIZE) for mesh in path], axis=1) for path in paths]
     picture = Image.fromarray(np.concatenate(rows))
-    for i, method in enumerate(paths):
-        ImageDraw.Draw(picture).text((4, 160 * i + 4), method, fill="black", font_size=13)
+    for i, method in enumerate(METHODS):
+        ImageDraw.Draw(picture).text((4, SIZE * i + 4), method, fill="black", font_size=13)
     picture.save(options.picture)
 
 

@@ -1,38 +1,23 @@
 """Draw the README's picture: test meshes above, their reconstructions coloured by error below.
 
-pip install matplotlib
+pip install pillow
 python tools/make_pictures.py runs/demo data/demo docs/reconstructions.png
 """
 
 import argparse
 
-import jax.numpy as jnp
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.collections import PolyCollection
+from PIL import Image, ImageDraw
 
 import spectral_jax as sj
+from spectral_jax.geometry import render
+from spectral_jax.geometry.colours import error_colours
 from spectral_jax.geometry.metrics import vertex_errors_mm
 
-LIGHT = np.array([0.3, 0.5, 0.8])
-LARGEST_MM = 50.0
-
-
-def draw(axes, vertices, faces, colours):
-    """A mesh seen from the front, a little from the side; colours (face, 3) in [0, 1]."""
-    turn = np.radians(25)
-    rotation = np.array([[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]])
-    corners = (vertices @ rotation.T)[faces]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
-    shade = 0.35 + 0.65 * np.clip(normals @ (LIGHT / np.linalg.norm(LIGHT)), 0, 1)
-    seen = np.flatnonzero(normals[:, 2] > 0)
-    order = seen[np.argsort(corners[seen, :, 2].mean(axis=1))]
-    shaded = np.clip(colours[order] * shade[order, None], 0, 1)
-    axes.add_collection(PolyCollection(corners[order, :, :2], facecolors=shaded, edgecolors=shaded, linewidths=0.3))
-    axes.set(xlim=(-0.95, 0.95), ylim=(-1.2, 1.3), aspect="equal")
-    axes.axis("off")
+MAX_MM = 50.0  # the error of the last colour
+SIZE = 220  # pixels of a mesh
+FOOT = 90  # pixels below the meshes, for their errors and the colour scale
+SCALE = 400  # pixels of the width of the colour scale
 
 
 def main():
@@ -46,20 +31,29 @@ def main():
     run = sj.load_run(options.run)
     examples = [sj.open_data(options.data).splits["test"][i] for i in options.meshes]
     vertices = np.stack([example.vertices for example in examples])
-    coefficients = jnp.stack([example.coefficients[: run.config.model.modes] for example in examples])
-    rebuilt = np.asarray(sj.reconstruct(run.basis, run.model.apply({"params": run.params}, coefficients)))
-    errors = np.asarray(vertex_errors_mm(rebuilt, vertices))
+    coefficients = np.stack([example.coefficients[: run.config.model.modes] for example in examples])
+    rebuilt = sj.Codec.of(run).reconstruct(coefficients)
+    errors_mm = np.asarray(vertex_errors_mm(rebuilt, vertices))
 
-    colours = matplotlib.colormaps["viridis"]
-    figure, rows = plt.subplots(2, len(examples), figsize=(2 * len(examples), 5.2), layout="constrained")
-    for column, (above, below) in enumerate(rows.T):
-        draw(above, vertices[column], run.basis.faces, np.full((len(run.basis.faces), 3), 0.75))
-        error = errors[column][run.basis.faces].mean(axis=1)
-        draw(below, rebuilt[column], run.basis.faces, colours(error / LARGEST_MM)[:, :3])
-        below.set_title(f"{errors[column].mean():.1f} mm", fontsize=9, y=-0.07)
-    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, LARGEST_MM), colours)
-    figure.colorbar(scale, ax=rows, shrink=0.5, label="vertex error (mm)")
-    figure.savefig(options.picture, dpi=110)
+    faces, columns = np.asarray(run.basis.faces), []
+    view = render.window(np.concatenate([vertices, rebuilt]))
+    for original, mesh, mm in zip(vertices, rebuilt, errors_mm, strict=True):
+        colours = error_colours(mm[faces].mean(axis=1), 0.0, MAX_MM)
+        below = render.draw(mesh, faces, view, SIZE, colours=colours)
+        columns.append(np.concatenate([render.draw(original, faces, view, SIZE), below]))
+    meshes = Image.fromarray(np.concatenate(columns, axis=1))
+    picture = Image.new("RGB", (meshes.width, meshes.height + FOOT), "white")
+    picture.paste(meshes)
+    draw = ImageDraw.Draw(picture)
+    for i, mm in enumerate(errors_mm):
+        draw.text((SIZE * (i + 0.5), 2 * SIZE), f"{mm.mean():.1f} mm", fill="black", font_size=14, anchor="ma")
+    left, top = (picture.width - SCALE) // 2, 2 * SIZE + 38
+    scale = error_colours(np.linspace(0, 1, SCALE), 0.0, 1.0)
+    picture.paste(Image.fromarray(np.tile((255 * scale).round().astype(np.uint8), (14, 1, 1))), (left, top))
+    for share in (0, 0.5, 1):
+        text = f"{share * MAX_MM:g}" + (" mm vertex error" if share == 1 else "")
+        draw.text((left + share * SCALE, top + 18), text, fill="black", font_size=13, anchor="ma")
+    picture.save(options.picture)
 
 
 if __name__ == "__main__":

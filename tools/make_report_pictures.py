@@ -1,4 +1,4 @@
-"""Draw the README's pictures of a report, docs/report.png and docs/report-dark-phone.png, with Chromium.
+"""Make the README's screenshots of a report, docs/report.png and docs/report-dark-phone.png, with Chromium.
 
 pip install pillow playwright
 python tools/make_report_pictures.py runs/demo/report.html
@@ -16,7 +16,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 DESKTOP = {"viewport": {"width": 1200, "height": 900}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "device_scale_factor": 1.5}
-GAP = 24
+GAP = 24  # pixels
 
 
 def open_report(browser, url, **options):
@@ -28,7 +28,7 @@ def open_report(browser, url, **options):
 
 
 def main(report):
-    """The page from its head to the errors, and three screens of a phone beside each other."""
+    """The page from the top to the section on errors, and three screens of a phone side by side."""
     url = Path(report).absolute().as_uri()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)

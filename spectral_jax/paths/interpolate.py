@@ -1,7 +1,7 @@
-"""Paths between meshes and between latents, spectral bands, the statistics of latents: pure functions of arrays.
+"""Paths between meshes and between latents, and filters of frequency bands: pure functions of arrays.
 
-A decoder is any function from latents (batch, latent) to coefficients (batch, freq, 3) that treats its rows alike.
-Lengths and energies are those of coefficients: with orthonormal modes, those of the vertices they reconstruct.
+A decoder is any function from latents (batch, latent) to coefficients (batch, freq, 3) that maps each row alone.
+Lengths and energies are measured in coefficients. With orthonormal modes these equal those of the vertices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from spectral_jax.network.codec import Codec, decode_batch
 
-DAMPINGS = (1e-6, 1e-2, 1.0, 1e1, 1e3)  # steps tried at once: Gauss-Newton's, and down to a short one down the gradient
+DAMPINGS = (1e-6, 1e-2, 1.0, 1e1, 1e3)  # tried at once: from a Gauss-Newton step to a short one down the gradient
 
 
 @jax.jit
@@ -26,7 +26,7 @@ def straight(
     end: Float[Array | np.ndarray, "..."],
     amounts: Float[Array | np.ndarray, "step"],
 ) -> Float[Array, "step *shape"]:
-    """The straight line between coefficients, or latents: the start at amount 0, the end at 1, beyond them outside.
+    """The straight line between coefficients or latents: start at amount 0, end at 1; other amounts extrapolate.
 
     Raises ValueError for unequal shapes.
     """
@@ -41,10 +41,10 @@ def spherical(
     end: Float[Array | np.ndarray, "..."],
     amounts: Float[Array | np.ndarray, "step"],
 ) -> Float[Array, "step latent"]:
-    """Between latents along a great circle at a steady angle, the norm changing linearly (Shoemake 1985).
+    """The path between latents along a great circle, with a linear norm (slerp, Shoemake 1985).
 
-    Opposite ends (within 2e-4 rad) have no one great circle and an end of zero no direction: the line is straight
-    there. Raises ValueError for unequal shapes.
+    It is straight where there is no unique great circle: between opposite ends (within 2e-4 rad), and where an end is
+    0. Raises ValueError for unequal shapes.
     """
     _check_same_shape(start, end)
     t = amounts[:, None]
@@ -58,7 +58,7 @@ def spherical(
 
     norm = (1 - t) * start_norm + t * end_norm
     bent = norm / start_norm * share(1 - t) * start[None] + norm / end_norm * share(t) * end[None]
-    between = (t != 0) & (t != 1) & (together > 1e-4 * apart)  # the line ends exactly, sines nearly
+    between = (t != 0) & (t != 1) & (together > 1e-4 * apart)  # at the ends, sines are exact only up to rounding
     return jnp.where(between, bent, straight(start, end, amounts))
 
 
@@ -66,9 +66,9 @@ def spherical(
 def spline(
     points: Float[Array | np.ndarray, "point latent"], amounts: Float[Array | np.ndarray, "step"]
 ) -> Float[Array, "step latent"]:
-    """The natural cubic spline through latents, point i of n at amount i / (n - 1); straight beyond the ends.
+    """The natural cubic spline through n latents, point i at amount i / (n - 1); straight beyond the ends.
 
-    Twice continuously differentiable; two points make the straight line. Raises ValueError for fewer.
+    It is twice continuously differentiable. Two points give the straight line, fewer raise ValueError.
     """
     last = len(points) - 1
     if last < 1:
@@ -88,7 +88,7 @@ def spline(
 
 
 def energy(path: Float[Array | np.ndarray, "point freq 3"]) -> Float[Array, ""]:
-    """Discrete energy of a path of coefficients, m^2: the number of steps times the sum of their squared lengths."""
+    """Discrete energy of a path of coefficients, m^2: the number of steps times the sum of squared lengths."""
     return (len(path) - 1) * jnp.sum(jnp.diff(jnp.asarray(path), axis=0) ** 2)
 
 
@@ -100,15 +100,15 @@ def metric(decode: Callable, latent: Float[Array | np.ndarray, "latent"]) -> Flo
 
 
 class Geodesic(NamedTuple):
-    """A path of least energy, and how it was found.
+    """A path of locally least energy, and how it was found.
 
     Attributes:
       latents: of the path, both ends included.
-      straight_energy: m^2, of the straight line of latents it started from (see `energy`).
+      straight_energy: of the straight line of latents from which the search started, m^2 (see `energy`).
       energy: m^2, never above `straight_energy`.
-      gradient_norm: of the energy, in the norm dual to path length: about how far, as a share of the path's length,
-        the path still is from the minimum.
-      converged: whether that is at most the tolerance.
+      gradient_norm: norm of the energy's gradient, dual to path length: about the distance of the path from the
+        minimum as a share of its length.
+      converged: whether `gradient_norm` is within the tolerance.
       iterations: steps taken.
     """
 
@@ -235,7 +235,7 @@ def _jacobian(decode: Callable, latent: Array) -> Array:
 
 
 def _solve_tridiagonal(diagonal: Array, upper: Array, right: Array) -> Array:
-    """x (n, size) of a symmetric positive block-tridiagonal system: n diagonal blocks, n - 1 above, right (n, size)."""
+    """Solution (n, size) of a symmetric positive definite system: n diagonal blocks, n - 1 blocks above them."""
     nothing = jnp.zeros_like(diagonal[:1])
     above, left = jnp.concatenate([upper, nothing]), jnp.concatenate([nothing, upper])
 
@@ -258,33 +258,36 @@ def _solve_tridiagonal(diagonal: Array, upper: Array, right: Array) -> Array:
 def mix_bands(
     low: Float[Array | np.ndarray, "freq 3"], high: Float[Array | np.ndarray, "..."], cut: int, width: int = 0
 ) -> Float[Array, "freq 3"]:
-    """The first `cut` modes of one mesh and the others of another, crossing over smoothly within `width` modes there.
+    """The first `cut` modes of one mesh and the other modes of another, blended smoothly over `width` modes.
 
-    Near the first and the last mode the cross-over narrows to fit, so all of one mesh is at hand at either extreme.
-    Raises ValueError for unequal shapes, a cut beyond the modes or a negative width.
+    Near the first and the last mode the blend narrows, so cuts of 0 and of all modes give one whole mesh. Raises
+    ValueError for unequal shapes, a cut out of range or a negative width.
     """
     _check_same_shape(low, high)
     if not 0 <= cut <= len(low):
-        raise ValueError(f"the cut must be from 0 to the {len(low)} modes there are, not {cut}")
+        raise ValueError(f"the cut must be from 0 to {len(low)} modes, not {cut}")
     if width < 0:
-        raise ValueError(f"the width of the cross-over must be at least 0, not {width}")
-    width = max(1, min(width, 2 * cut, 2 * (len(low) - cut)))  # 1 is sharp: modes lie half way between cuts
+        raise ValueError(f"the width must be at least 0, not {width}")
+    width = max(1, min(width, 2 * cut, 2 * (len(low) - cut)))  # 1 is sharp: modes lie halfway between cuts
     ramp = jnp.clip((jnp.arange(len(low)) + 0.5 - cut) / width + 0.5, 0, 1)[:, None]
     weight = ramp**2 * (3 - 2 * ramp)
     return (1 - weight) * low + weight * high
 
 
 def low_pass(coefficients: Float[Array | np.ndarray, "freq 3"], cut: int, width: int = 0) -> Float[Array, "freq 3"]:
-    """The first `cut` modes of a mesh, fading out smoothly within `width` modes there. Raises as `mix_bands` does."""
+    """The first `cut` modes of a mesh, fading out smoothly over `width` modes. Raises as `mix_bands` does."""
     return mix_bands(coefficients, jnp.zeros_like(coefficients), cut, width)
 
 
 def nearest(
     latents: Float[Array | np.ndarray, "mesh latent"], query: Float[Array | np.ndarray, "latent"], count: int
 ) -> tuple[Int[Array, "count"], Float[Array, "count"]]:
-    """Indices and distances of the latents nearest to one, nearest first. Raises ValueError for an unusable count."""
+    """Indices and distances of the `count` latents nearest to one, nearest first.
+
+    Raises ValueError for a count out of range.
+    """
     if not 1 <= count <= len(latents):
-        raise ValueError(f"the count must be from 1 to the {len(latents)} latents there are, not {count}")
+        raise ValueError(f"the count must be from 1 to {len(latents)} latents, not {count}")
     negated, indices = jax.lax.top_k(-jnp.linalg.norm(latents - query[None], axis=1), count)
     return indices, -negated
 
@@ -294,7 +297,7 @@ def traverse(
     direction: Float[Array | np.ndarray, "latent"],
     amounts: Float[Array | np.ndarray, "step"],
 ) -> Float[Array, "step latent"]:
-    """Latents along a direction, the given one at amount 0, one length of the direction further at 1."""
+    """Latents along a direction: the given latent at amount 0, latent + direction at amount 1."""
     return jnp.asarray(latent)[None] + jnp.reshape(amounts, (-1, 1)) * direction[None]
 
 

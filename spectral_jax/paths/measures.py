@@ -1,4 +1,4 @@
-"""Measures of a path of meshes, so that ways of interpolating can be compared in numbers."""
+"""Measures of a path of meshes, by which methods of interpolation are compared."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from spectral_jax.geometry.metrics import map_batches, vertex_errors_mm
 from spectral_jax.paths.interpolate import straight
 
 BATCH = 8  # reference meshes compared with a whole path at once
-SMALLEST_M, SMALLEST_M2 = 1e-9, 1e-12  # what collapsed edges and triangles count as, for their logarithms
+MIN_LENGTH_M = 1e-9  # of an edge: the logarithm of a collapsed one stays finite
+MIN_AREA_M2 = 1e-12  # of a triangle, likewise
 
 
 @dataclass(frozen=True)
 class PathMeasures:
-    """How far, how evenly and how plausibly a path goes; a step is the mean over vertices of how far they move.
+    """Length, evenness and plausibility of a path. The length of a step is the mean distance that vertices move.
 
-    The three measures of shape hold the edge lengths, triangle areas and volume of a mesh against the straight
-    interpolation of the two ends', at the share of the path's length that lies behind it; a rigid motion has none of
-    them. Means are over the meshes between the ends.
+    Three measures of shape compare edge lengths, triangle areas and volume of each mesh with values interpolated
+    linearly between the two ends, at the mesh's share of the path's length. They are 0 for a rigid motion. Means are
+    over the meshes between the ends.
     """
 
     length_mm: float
-    """Sum of the steps."""
+    """Sum of the lengths of the steps."""
     longest_step_mm: float
-    """Largest step."""
+    """Length of the longest step."""
     step_unevenness: float
-    """Standard deviation of the steps over their mean: 0 is even."""
+    """Standard deviation of the lengths of steps over their mean: 0 for even steps."""
     edge_distortion: float
-    """Mean over meshes and edges of |log(length / interpolated length)|: 0.01 is one per cent."""
+    """Mean over meshes and edges of |log(length / interpolated length)|; 0.01 is about one per cent."""
     area_distortion: float
     """Mean over meshes and triangles of |log(area / interpolated area)|."""
     volume_change: float
-    """Largest |enclosed volume / interpolated volume - 1| of a mesh; only of use where the surface is closed."""
+    """Maximum over meshes of |enclosed volume / interpolated volume - 1|; meaningful for closed surfaces only."""
     nearest_mm: float | None
     """Mean over meshes of the mean vertex distance to the nearest reference mesh; None without references."""
 
@@ -48,9 +49,10 @@ def measure(
     faces: Int[np.ndarray, "face 3"],
     nearest_to: Float[Array | np.ndarray, "mesh _ 3"] | None = None,
 ) -> PathMeasures:
-    """Measure a path of meshes in metres, against reference meshes where given (a test split).
+    """Measure a path of meshes, metres; `nearest_to` are reference meshes, such as a test split.
 
-    Raises ValueError for fewer than 2 meshes, faces out of range, or references that are none or of other vertices.
+    Raises ValueError for fewer than 2 meshes, faces out of range, or references that are empty or have another number
+    of vertices.
     """
     if len(vertices) < 2:
         raise ValueError(f"a path needs at least 2 meshes, not {len(vertices)}")
@@ -58,36 +60,36 @@ def measure(
         raise ValueError(
             f"references must be one or more meshes of {vertices.shape[1]} vertices, not {nearest_to.shape[:2]}"
         )
-    figures = _figures(vertices, mesh.edges(faces, vertices.shape[1]), faces)
+    found = _measures(vertices, mesh.edges(faces, vertices.shape[1]), faces)
     nearest_mm = None if nearest_to is None else float(_nearest_mm(vertices, nearest_to))
-    return PathMeasures(**{name: float(x) for name, x in figures.items()}, nearest_mm=nearest_mm)
+    return PathMeasures(**{name: float(x) for name, x in found.items()}, nearest_mm=nearest_mm)
 
 
 def round_trip(
     encode: Callable, decode: Callable, latents: Float[Array | np.ndarray, "step latent"], spread: float
 ) -> float:
-    """Mean over latents z of |encode(decode(z)) - z| / spread: 0 where the path keeps to what the encoder can tell.
+    """Mean over latents z of |encode(decode(z)) - z| / spread; 0 where the encoder inverts the decoder.
 
-    The spread is that of the train latents, sqrt(mean |z - mean|^2): the norm of the factor of their `Gaussian`.
+    `spread` is that of known latents, sqrt(mean |z - mean|^2): about the norm of the factor of their `Gaussian`.
     """
     return float(jnp.linalg.norm(encode(decode(jnp.asarray(latents))) - latents, axis=-1).mean() / spread)
 
 
 def _between(path: Array) -> Array:
-    """The meshes between the ends, or the ends where there are no others."""
+    """The meshes between the ends, or the ends of a path of two meshes."""
     return path[1:-1] if len(path) > 2 else path
 
 
 @jax.jit
-def _figures(vertices: Array, edges: Array, faces: Array) -> dict[str, Array]:
-    """The fields of PathMeasures, but for the last."""
+def _measures(vertices: Array, edges: Array, faces: Array) -> dict[str, Array]:
+    """The fields of PathMeasures except `nearest_mm`."""
     steps_mm = vertex_errors_mm(vertices[1:], vertices[:-1]).mean(axis=-1)
     length_mm = steps_mm.sum()
     share = jnp.concatenate([jnp.zeros(1), jnp.cumsum(steps_mm)]) / jnp.where(length_mm > 0, length_mm, 1)
 
-    def distortion(figures, smallest):
-        expected = straight(figures[0], figures[-1], share)
-        ratio = jnp.maximum(figures, smallest) / jnp.maximum(expected, smallest)
+    def distortion(values, smallest):
+        expected = straight(values[0], values[-1], share)
+        ratio = jnp.maximum(values, smallest) / jnp.maximum(expected, smallest)
         return _between(jnp.abs(jnp.log(ratio))).mean()
 
     centred = vertices - vertices.mean(axis=1, keepdims=True)
@@ -100,15 +102,15 @@ def _figures(vertices: Array, edges: Array, faces: Array) -> dict[str, Array]:
         "length_mm": length_mm,
         "longest_step_mm": steps_mm.max(),
         "step_unevenness": steps_mm.std() / jnp.where(length_mm > 0, steps_mm.mean(), 1),
-        "edge_distortion": distortion(lengths, SMALLEST_M),
-        "area_distortion": distortion(areas, SMALLEST_M2),
+        "edge_distortion": distortion(lengths, MIN_LENGTH_M),
+        "area_distortion": distortion(areas, MIN_AREA_M2),
         "volume_change": jnp.abs((volumes - expected) / jnp.where(expected == 0, 1, expected)).max(),
     }
 
 
 @jax.jit
 def _nearest_mm(vertices: Array, references: Array) -> Array:
-    """Mean over the meshes between the ends of the distance to the nearest reference."""
+    """Mean over the meshes between the ends of the distance to the nearest reference, mm."""
 
     def distances(batch):
         return vertex_errors_mm(*jnp.broadcast_arrays(batch[:, None], _between(vertices)[None])).mean(axis=-1)

@@ -66,7 +66,7 @@ def data_of(run: Run) -> str:
 def records(data: Data, split: str) -> Sequence[Example]:
     """The examples of a split. Raises ValueError naming the splits when there is no such."""
     if split not in data.splits:
-        raise ValueError(f"{data.path}: no split {split!r} (available: {', '.join(data.splits)})")
+        raise ValueError(f"{data.path}: no split {split!r}, available: {', '.join(data.splits)}")
     return data.splits[split]
 
 

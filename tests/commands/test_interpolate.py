@@ -123,7 +123,7 @@ def test_samples_filtered_and_mixed_meshes_are_written(trained, tmp_path, capsys
         (["--extend", "0.5", "--method", "geodesic"], "0 for a geodesic, not 0.5"),
         (["--compare", "0"], "--compare must be at least 1, not 0"),
         (["--from", "99"], "no mesh 99 in split test (available: 0 to 8)"),
-        (["--split", "vald"], "no split 'vald' (available: train, test)"),
+        (["--split", "vald"], "no split 'vald', available: train, test"),
         (["--to", "none.ply"], "none.ply: no such mesh file"),
     ],
 )

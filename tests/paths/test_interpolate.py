@@ -313,10 +313,10 @@ def test_a_traverse_starts_at_the_latent_and_follows_the_direction():
         (lambda a, b: geodesic(bent, a, a, num_points=2), "at least 3 points, not 2"),
         (lambda a, b: spline(a[None], AMOUNTS), "at least 2 points, not 1"),
         (lambda a, b: mix_bands(jnp.ones((8, 3)), jnp.ones((9, 3)), 2), r"\(8, 3\) and \(9, 3\)"),
-        (lambda a, b: mix_bands(jnp.ones((8, 3)), jnp.ones((8, 3)), 9), "0 to the 8 modes there are, not 9"),
+        (lambda a, b: mix_bands(jnp.ones((8, 3)), jnp.ones((8, 3)), 9), "0 to 8 modes, not 9"),
         (lambda a, b: low_pass(jnp.ones((8, 3)), -1), "not -1"),
         (lambda a, b: low_pass(jnp.ones((8, 3)), 4, -2), "at least 0, not -2"),
-        (lambda a, b: nearest(a[None], a, 2), "1 to the 1 latents there are, not 2"),
+        (lambda a, b: nearest(a[None], a, 2), "1 to 1 latents, not 2"),
         (lambda a, b: nearest(a[None], a, 0), "not 0"),
     ],
 )

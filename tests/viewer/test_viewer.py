@@ -142,7 +142,7 @@ def test_a_choice_is_fitted_to_what_there_is(subject):
     [
         ("test", 9, "no mesh 9 in split test (available: 0 to 8)"),
         ("test", -1, "no mesh -1 in split test (available: 0 to 8)"),
-        ("vald", 0, "no split 'vald' (available: train, test)"),
+        ("vald", 0, "no split 'vald', available: train, test"),
     ],
 )
 def test_a_mesh_that_is_not_there_is_named(subject, split, index, message):
@@ -396,7 +396,7 @@ def test_nothing_is_drawn_for_a_browser_that_has_gone(opened):
         (["--port", "70000"], "--port must be from 1 to 65535, not 70000"),
         (["--host", "not a host"], "cannot listen at --host not a host"),
         (["--index", "9"], "no mesh 9 in split test (available: 0 to 8)"),
-        (["--split", "vald"], "no split 'vald' (available: train, test)"),
+        (["--split", "vald"], "no split 'vald', available: train, test"),
         (["--data", "nowhere"], "nowhere: no such data folder"),
         (["--screenshot", "a.png"], "--screenshot a.png needs --backend polyscope, not web"),
         (["--backend", "polyscope", "--screenshot", "a.gif"], "a.gif: expected a name that ends in .png or .jpg"),
