@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-BLOCK = 256  # rows read at once, so that memory does not grow with their number
+BLOCK = 1024  # rows read at once, so that memory does not grow with their number
 OVERSAMPLING = 16  # directions iterated beyond twice those wanted: more of them converge in fewer passes
 MAX_PASSES = 40
 TOLERANCE = 1e-7  # relative growth of the captured variance below which the iteration ends
