@@ -17,6 +17,7 @@ from spectral_jax.files import atomic, safe_files
 from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.geometry import mesh
 from spectral_jax.geometry.mesh import Operator
+from spectral_jax.geometry.sampling import evenly_spaced
 
 DENSE = 2500  # vertices up to which the dense solver is used: it is as fast as the sparse one, or takes seconds
 MOST_BYTES = 4 << 30  # limit of a file's size: all modes of 32,000 vertices
@@ -248,7 +249,7 @@ def orthonormality_error(
     modes: Float[np.ndarray, "vertex freq"], mass: Float[np.ndarray, "vertex"] | None = None
 ) -> float:
     """Largest entry of the Gram matrix minus the identity, for up to 64 modes spread over the spectrum."""
-    sample = modes[:, np.unique(np.linspace(0, modes.shape[1] - 1, 64).astype(int))].astype(np.float64)
+    sample = modes[:, evenly_spaced(modes.shape[1], 64)].astype(np.float64)
     weighted = sample if mass is None else sample * mass[:, None]
     return float(np.abs(sample.T @ weighted - np.eye(sample.shape[1])).max())
 

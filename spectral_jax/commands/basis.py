@@ -15,6 +15,7 @@ from spectral_jax.basis.spectral import Operator, SpectralBasis
 from spectral_jax.commands.console import Bars, check_free, console, track
 from spectral_jax.commands.dataset import open_data
 from spectral_jax.geometry.mesh import Mesh
+from spectral_jax.geometry.sampling import evenly_spaced
 
 ALLOWED = 1e-4  # limit of a basis's residual and deviation from orthonormality (see `spectral_jax.basis.quality`)
 
@@ -252,6 +253,6 @@ class BasisAlign:
         records = data.splits.get("test", ())
         if not len(records) or records[0].vertices is None:
             raise ValueError(f"{data.path}: no test split with vertices to compare")
-        chosen = np.unique(np.linspace(0, len(records) - 1, self.meshes).astype(int)).tolist()
+        chosen = evenly_spaced(len(records), self.meshes)
         examples = [records[i] for i in track(chosen, "reading test")]
         return np.stack([e.vertices for e in examples]), np.stack([e.coefficients for e in examples])

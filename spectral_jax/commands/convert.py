@@ -86,6 +86,7 @@ class Convert:
         import numpy as np
 
         from spectral_jax.basis import spectral
+        from spectral_jax.geometry.sampling import evenly_spaced
         from spectral_jax.pytorch import verify
         from spectral_jax.runs import run
 
@@ -99,7 +100,7 @@ class Convert:
         if data.basis.num_modes < config.modes:
             raise ValueError(f"{data.path}: has {data.basis.num_modes} modes, the network {config.modes}")
         split = data.splits["test"]
-        chosen = np.unique(np.linspace(0, len(split) - 1, self.meshes).astype(int)).tolist()
+        chosen = evenly_spaced(len(split), self.meshes)
         examples = [split[index] for index in chosen]
         coefficients = np.stack([example.coefficients[: config.modes] for example in examples])
         vertices = np.stack([example.vertices for example in examples])

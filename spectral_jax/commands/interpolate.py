@@ -184,7 +184,8 @@ class Sample:
         if self.out.exists() and any(self.out.iterdir()) and not self.overwrite:
             raise ValueError(f"{self.out} is not empty; --overwrite replaces its files")
         opened = open_run(self.run, self.data)
-        train = dataset.read_split(opened.data, "train", opened.num_modes, track).coefficients
+        with Bars() as bars:
+            train = dataset.read_split(opened.data, "train", opened.num_modes, progress=bars).coefficients
         gaussian = principal.fit_gaussian(opened.codec.encode(train))
         latents = principal.sample(jax.random.key(self.seed), gaussian, self.count)
         coefficients = opened.codec.decode(latents)

@@ -1,19 +1,22 @@
-"""A run opened with the dataset that a DATA argument names, as most commands begin."""
+"""A run opened with its dataset, as most commands begin."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from spectral_jax.commands.dataset import open_data
+from spectral_jax.commands.console import Bars
 
 if TYPE_CHECKING:
     from spectral_jax.runs.opened import OpenedRun
 
 
-def open_run(folder: Path, source: str | None, which: Literal["last", "best"] = "last") -> OpenedRun:
-    """Open a run folder and its dataset. Raises ValueError as `spectral_jax.runs.opened.open_run` does."""
-    from spectral_jax.runs import opened, run
+def open_run(folder: Path, data: str | None, which: Literal["last", "best"] = "last") -> OpenedRun:
+    """Open a run folder with a DATA argument (default: the dataset it was trained on), with progress bars.
 
-    loaded = run.load_run(folder, which)
-    return opened.open_run(loaded, open_data(source or opened.data_of(loaded)))
+    Raises ValueError as `spectral_jax.runs.opened.open_run` does.
+    """
+    from spectral_jax.runs import opened
+
+    with Bars() as bars:
+        return opened.open_run(folder, data, which, bars)

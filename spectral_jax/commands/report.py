@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from spectral_jax.commands.console import Bars, check_free, track
+from spectral_jax.commands.console import Bars, check_free
 from spectral_jax.commands.network import open_run
 from spectral_jax.files import atomic
 
@@ -43,9 +43,10 @@ class Report:
             raise ValueError(f"{self.run / logs.LOG_FILE}: no epoch in it yet")
         opened = open_run(self.run, self.data)
         data = opened.data
-        train, test = (dataset.read_split(data, split, opened.num_modes, track) for split in ("train", "test"))
         region_of = regions.body_regions(data.basis, data.metadata["source"])
         with Bars() as bars:
+            train = dataset.read_split(data, "train", opened.num_modes, progress=bars)
+            test = dataset.read_split(data, "test", opened.num_modes, progress=bars)
             found = measurements.measure_run(opened.run, train, test, region_of, bars)
         report = document.Report(
             run=opened.run,

@@ -15,10 +15,10 @@ from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.data import dataset
 from spectral_jax.data.dataset import Data, Split
-from spectral_jax.files.progress import SILENT, Progress, track
+from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.geometry.metrics import map_batches, summarise, vertex_errors_mm
 from spectral_jax.network import principal
-from spectral_jax.runs.opened import open_run, records
+from spectral_jax.runs.opened import open_run
 from spectral_jax.runs.run import Run
 from spectral_jax.training.step import VALIDATION_BATCH, validate
 
@@ -51,14 +51,13 @@ def evaluate(
 
     Raises ValueError as `spectral_jax.runs.opened.open_run` and `evaluate_split` do, and when there is no such split.
     """
-    opened = open_run(run, data)
-    records(opened.data, split)
-
-    def read(name: str) -> Split:
-        return dataset.read_split(opened.data, name, opened.num_modes, lambda rows, task: track(rows, progress, task))
-
-    train = read("train")
-    return evaluate_split(opened.run, opened.data.basis, train, train if split == "train" else read(split))
+    opened = open_run(run, data, progress=progress)
+    opened.data.records(split)  # before the train split is read
+    train = dataset.read_split(opened.data, "train", opened.num_modes, progress=progress)
+    evaluated = (
+        train if split == "train" else dataset.read_split(opened.data, split, opened.num_modes, progress=progress)
+    )
+    return evaluate_split(opened.run, opened.data.basis, train, evaluated)
 
 
 def evaluate_split(run: Run, basis: SpectralBasis, train: Split, split: Split) -> Summary:

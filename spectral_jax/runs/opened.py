@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spectral_jax.basis import spectral
-from spectral_jax.data import dataset
+from spectral_jax.data import open as opening
 from spectral_jax.data.dataset import Data, Example
 from spectral_jax.files.progress import SILENT, Progress, track
 from spectral_jax.geometry import mesh
@@ -43,36 +42,32 @@ class OpenedRun:
 
 
 def open_run(
-    run: Run | str | Path, data: Data | str | Path | None = None, which: Literal["last", "best"] = "last"
+    run: Run | str | Path,
+    data: Data | str | Path | None = None,
+    which: Literal["last", "best"] = "last",
+    progress: Progress = SILENT,
 ) -> OpenedRun:
-    """Open a run, or its folder, with a dataset (default: the one it was trained on).
+    """Open a run, or its folder, with a dataset, or whatever `open_data` takes (default: the one it was trained on).
 
     Raises ValueError when either cannot be read, when the run names no dataset, or when the two differ in connectivity
     or modes.
     """
     loaded = run if isinstance(run, Run) else runs.load_run(run, which)
-    opened = data if isinstance(data, Data) else dataset.open_data(data or data_of(loaded))
+    opened = data if isinstance(data, Data) else opening.open_data(data or _trained_on(loaded), progress)
     spectral.check_same(loaded.basis, opened.basis, (f"the basis of {loaded.path}", f"that of {opened.path}"))
     return OpenedRun(loaded, opened)
 
 
-def data_of(run: Run) -> str:
+def _trained_on(run: Run) -> str:
     """The dataset that a run was trained on, as its config.json names it. Raises ValueError when it names none."""
     if not run.config.data:
         raise ValueError(f"{run.path}: its config.json names no dataset; name one (--data DATA)")
     return run.config.data
 
 
-def records(data: Data, split: str) -> Sequence[Example]:
-    """The examples of a split. Raises ValueError naming the splits when there is no such."""
-    if split not in data.splits:
-        raise ValueError(f"{data.path}: no split {split!r}, available: {', '.join(data.splits)}")
-    return data.splits[split]
-
-
 def example(data: Data, split: str, index: int) -> Example:
     """One mesh of a split. Raises ValueError when there is no such split or index."""
-    examples = records(data, split)
+    examples = data.records(split)
     if not 0 <= index < len(examples):
         raise ValueError(f"{data.path}: no mesh {index} in split {split} (available: 0 to {len(examples) - 1})")
     return examples[index]
@@ -86,12 +81,8 @@ def read_coefficients(opened: OpenedRun, source: str, split: str) -> Float[np.nd
     if source.isdecimal():
         return example(opened.data, split, int(source)).coefficients[: opened.num_modes]
     loaded, basis = mesh.read_mesh(source), opened.run.basis
-    found = mesh.fingerprint(loaded.faces, len(loaded.vertices))
-    if found != basis.fingerprint:
-        raise ValueError(
-            f"{source} has {len(loaded.vertices)} vertices and connectivity {found[:12]}, {opened.run.path} has "
-            f"{basis.num_vertices} and {basis.fingerprint[:12]}: not the same connectivity"
-        )
+    found = mesh.connectivity(loaded.faces, len(loaded.vertices))
+    mesh.check_connectivity(found, basis.connectivity, (source, str(opened.run.path)))
     return np.asarray(spectral.project(basis, loaded.vertices))[: opened.num_modes]
 
 
@@ -111,7 +102,7 @@ class ReferenceMeshes(NamedTuple):
 
 def read_references(opened: OpenedRun, split: str, progress: Progress = SILENT) -> ReferenceMeshes:
     """Read up to 256 meshes, spread evenly over a split. Raises ValueError when there is no such split."""
-    examples = records(opened.data, split)
+    examples = opened.data.records(split)
     indices = evenly_spaced(len(examples), NUM_REFERENCES)
     rows = [examples[i].coefficients[: opened.num_modes] for i in track(indices, progress, f"reading {split}")]
     coefficients = np.stack(rows)

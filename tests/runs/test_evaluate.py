@@ -68,7 +68,7 @@ def test_a_run_is_evaluated_in_one_line(data_folder, tmp_path):
     assert summary == sj.evaluate(run, data) == sj.evaluate(str(tmp_path / "run")) == expected
     assert main(["eval", str(tmp_path / "run"), "--json", str(tmp_path / "new" / "errors.json")]) == 0
     assert json.loads((tmp_path / "new" / "errors.json").read_text()) == dataclasses.asdict(expected)
-    with pytest.raises(ValueError, match=r"no split 'vald' .*train, test"):
+    with pytest.raises(ValueError, match=r"no split 'vald', .*train, test"):
         sj.evaluate(run, data, split="vald")
 
 
