@@ -70,9 +70,10 @@ def read_sample(data, split: str, count: int):
     """Coefficients, and vertices if the split has them, of up to `count` meshes evenly spaced in a split."""
     import numpy as np
 
+    from spectral_jax.geometry.sampling import evenly_spaced
+
     records = data.records(split)
-    chosen = np.unique(np.linspace(0, len(records) - 1, count).astype(int)).tolist()
-    examples = [records[i] for i in track(chosen, f"reading {split}")]
+    examples = [records[i] for i in track(evenly_spaced(len(records), count), f"reading {split}")]
     coefficients = np.stack([example.coefficients for example in examples])
     if not np.isfinite(coefficients).all():
         raise ValueError(f"{data.path}: split {split} has values that are not finite")
