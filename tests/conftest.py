@@ -118,3 +118,14 @@ def fit_data(data_folder):
     data = dataset.open_data(data_folder)
     train, test = dataset.read_split(data, "train"), dataset.read_split(data, "test")
     return FitData(train.coefficients, data.basis.modes, test.coefficients, test.vertices)
+
+
+@pytest.fixture(scope="session")
+def trained_run(data_folder, tmp_path_factory):
+    """A run of two epochs on `data_folder`, 32 modes and latent size 4. Tests that change it make a copy."""
+    from spectral_jax.cli import main
+
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    options = ["--epochs", "2", "--latent-size", "4", "--learning-rate", "1e-2", "--validate-every", "1"]
+    assert main(["train", "--data", str(data_folder), "--run", str(folder), *options]) == 0
+    return folder

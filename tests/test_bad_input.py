@@ -24,11 +24,10 @@ HOLE = 6  # faces, without which a sphere has fewer edges but all its vertices
 
 
 @pytest.fixture(scope="module")
-def made(data_folder, sphere, sphere_basis, tmp_path_factory):
-    """A run of one epoch, its release, and datasets that do not go with it: of fewer modes, of another connectivity."""
+def made(trained_run, sphere, sphere_basis, tmp_path_factory):
+    """A run, its release, and datasets that do not fit it: one of fewer modes, one of another connectivity."""
     folder = tmp_path_factory.mktemp("made")
-    options = ["--epochs", "1", "--batch-size", "44", "--latent-size", "4"]
-    assert main(["train", "--data", str(data_folder), "--run", str(folder / "run"), *options]) == 0
+    shutil.copytree(trained_run, folder / "run")
     assert main(["export", str(folder / "run"), str(folder / "net.npz")]) == 0
     fewer = spectral.truncate(sphere_basis, 16)
     other = spectral.compute(sphere.faces[:-HOLE], 162, 32)

@@ -16,25 +16,16 @@ from spectral_jax.network.codec import Codec
 
 
 @pytest.fixture(scope="module")
-def trained(data_folder, tmp_path_factory):
-    """A run of two epochs, 32 modes and latent size 4, on spheres."""
-    folder = tmp_path_factory.mktemp("runs") / "trained"
-    options = ["--epochs", "2", "--latent-size", "4", "--learning-rate", "1e-2", "--validate-every", "1"]
-    assert main(["train", "--data", str(data_folder), "--run", str(folder), *options]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def latents(trained, data_folder, tmp_path_factory):
+def latents(trained_run, data_folder, tmp_path_factory):
     """The encoded test split."""
     out = tmp_path_factory.mktemp("latents") / "test.npz"
-    assert main(["encode", str(data_folder), str(out), "--run", str(trained)]) == 0
+    assert main(["encode", str(data_folder), str(out), "--run", str(trained_run)]) == 0
     return out
 
 
 @pytest.fixture(scope="module")
-def codec(trained):
-    return Codec.of(sj.load_run(trained))
+def codec(trained_run):
+    return Codec.of(sj.load_run(trained_run))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +45,7 @@ def encode(data, out, run, *options):
 
 
 def test_a_dataset_becomes_latents_that_say_where_they_are_from(
-    trained, latents, codec, test_split, data_folder, capsys
+    trained_run, latents, codec, test_split, data_folder, capsys
 ):
     found = load(latents)
     np.testing.assert_array_equal(found["latents"], codec.encode(test_split.coefficients))
@@ -64,23 +55,23 @@ def test_a_dataset_becomes_latents_that_say_where_they_are_from(
     assert found["frame"].tolist() == list(range(9))
     assert found["dataset"].tolist() == 9 * ["Spheres"]
     assert found["split"].tolist() == 9 * ["test"]
-    assert (str(found["run"]), int(found["epoch"])) == (str(trained.resolve()), 2)
+    assert (str(found["run"]), int(found["epoch"])) == (str(trained_run.resolve()), 2)
     assert str(found["fingerprint"]) == dataset.open_data(data_folder).basis.fingerprint
 
 
-def test_splits_are_chosen_and_checkpoints_too(trained, latents, data_folder, tmp_path, capsys):
+def test_splits_are_chosen_and_checkpoints_too(trained_run, latents, data_folder, tmp_path, capsys):
     out = tmp_path / "deep" / "all.npz"
-    found = encode(data_folder, out, trained, "--split", "all")
-    assert f"{out}: 53 latents of 4 numbers, epoch 2 of {trained}" in capsys.readouterr().out
+    found = encode(data_folder, out, trained_run, "--split", "all")
+    assert f"{out}: 53 latents of 4 numbers, epoch 2 of {trained_run}" in capsys.readouterr().out
     assert found["split"].tolist() == 44 * ["train"] + 9 * ["test"]
     np.testing.assert_array_equal(found["latents"][44:], load(latents)["latents"])
-    train = encode(data_folder, tmp_path / "train.npz", trained, "--split", "train", "--checkpoint", "best")
-    best = Codec.of(sj.load_run(trained, "best"))
+    train = encode(data_folder, tmp_path / "train.npz", trained_run, "--split", "train", "--checkpoint", "best")
+    best = Codec.of(sj.load_run(trained_run, "best"))
     expected = best.encode(dataset.read_split(dataset.open_data(data_folder), "train").coefficients)
     np.testing.assert_array_equal(train["latents"], expected)
 
 
-def test_meshes_and_coefficients_have_the_latents_of_the_dataset(trained, latents, codec, test_split, tmp_path):
+def test_meshes_and_coefficients_have_the_latents_of_the_dataset(trained_run, latents, codec, test_split, tmp_path):
     expected, faces = load(latents)["latents"], np.asarray(codec.basis.faces)
     folder = tmp_path / "scans"
     for i, vertices in enumerate(test_split.vertices):
@@ -90,40 +81,40 @@ def test_meshes_and_coefficients_have_the_latents_of_the_dataset(trained, latent
     np.savez(tmp_path / "coefficients.npz", coefficients=test_split.coefficients)
     np.save(tmp_path / "coefficients.npy", test_split.coefficients)
 
-    found = encode(folder, tmp_path / "a.npz", trained)
+    found = encode(folder, tmp_path / "a.npz", trained_run)
     order = [int(Path(name).stem) for name in found["file"]]
     np.testing.assert_allclose(found["latents"], expected[order], atol=network_rounding(expected))
     assert found["identity"].tolist() == [f"person{i % 3}" for i in order]
     assert set(found["dataset"]) == {"scans"}
-    one = encode(folder / "person1" / "4.ply", tmp_path / "b.npz", trained)
+    one = encode(folder / "person1" / "4.ply", tmp_path / "b.npz", trained_run)
     np.testing.assert_allclose(one["latents"], expected[[4]], atol=network_rounding(expected))
-    frames = encode(tmp_path / "frames.npz", tmp_path / "c.npz", trained)
+    frames = encode(tmp_path / "frames.npz", tmp_path / "c.npz", trained_run)
     np.testing.assert_allclose(frames["latents"], expected, atol=network_rounding(expected))
     assert frames["frame"].tolist() == list(range(9))
     for i, name in enumerate(("coefficients.npy", "coefficients.npz")):
-        found = encode(tmp_path / name, tmp_path / f"d{i}.npz", trained)
+        found = encode(tmp_path / name, tmp_path / f"d{i}.npz", trained_run)
         np.testing.assert_array_equal(found["latents"], expected)
         assert found["file"].tolist() == 9 * [name]
 
 
-def test_meshes_are_placed_as_those_of_the_runs_dataset(trained, codec, test_split, tmp_path, capsys):
+def test_meshes_are_placed_as_those_of_the_runs_dataset(trained_run, codec, test_split, tmp_path, capsys):
     made = {"recipe": "meshes", "center": "centroid", "scale": 0.5, "up": "z"}
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "metadata.json").write_text(json.dumps({"source": made}))
-    placed = shutil.copytree(trained, tmp_path / "placed")
+    placed = shutil.copytree(trained_run, tmp_path / "placed")
     config = json.loads((placed / "config.json").read_text())
     (placed / "config.json").write_text(json.dumps(config | {"data": str(tmp_path / "data")}))
     mesh = tmp_path / "mesh.ply"
     write_mesh(mesh, Mesh(test_split.vertices[0] + np.float32(0.3), np.asarray(codec.basis.faces)))
 
     options = ["--center", "centroid", "--scale", "0.5", "--up", "z"]
-    expected = encode(mesh, tmp_path / "a.npz", trained, *options)["latents"]
+    expected = encode(mesh, tmp_path / "a.npz", trained_run, *options)["latents"]
     x, y, z = (test_split.vertices[0] - test_split.vertices[0].mean(axis=0)).T
     turned = 0.5 * np.stack([x, z, -y], axis=1)
     np.testing.assert_allclose(expected, codec.encode_vertices(turned[None]), atol=network_rounding(expected))
     np.testing.assert_array_equal(encode(mesh, tmp_path / "b.npz", placed)["latents"], expected)
     as_it_is = encode(mesh, tmp_path / "c.npz", placed, "--center", "none", "--scale", "1", "--up", "y")["latents"]
-    np.testing.assert_array_equal(as_it_is, encode(mesh, tmp_path / "d.npz", trained)["latents"])
+    np.testing.assert_array_equal(as_it_is, encode(mesh, tmp_path / "d.npz", trained_run)["latents"])
 
     shutil.rmtree(tmp_path / "data")
     assert main(["encode", str(mesh), str(tmp_path / "e.npz"), "--run", str(placed), *options[:2]]) == 2
@@ -145,13 +136,13 @@ def test_latents_of_the_published_system_in_its_own_layout(tmp_path):
     )
 
 
-def test_latents_become_coefficients_vertices_or_meshes(trained, latents, codec, tmp_path, capsys, monkeypatch):
+def test_latents_become_coefficients_vertices_or_meshes(trained_run, latents, codec, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(network_codec, "BATCH", 4)  # several batches
     values = load(latents)["latents"]
     np.save(tmp_path / "latents.npy", values)
 
     def decode(out, *options, source=latents):
-        assert main(["decode", str(source), str(tmp_path / out), "--run", str(trained), *options]) == 0
+        assert main(["decode", str(source), str(tmp_path / out), "--run", str(trained_run), *options]) == 0
         return tmp_path / out
 
     coefficients, vertices = codec.decode(values), codec.decode_vertices(values)
@@ -170,36 +161,38 @@ def test_latents_become_coefficients_vertices_or_meshes(trained, latents, codec,
     assert [path.name for path in meshes] == [f"{i:03d}.ply" for i in range(9)]
     for path, expected in zip(meshes, vertices, strict=True):
         np.testing.assert_allclose(read_mesh(path).vertices, expected, atol=1e-5)
-    again = [encode(tmp_path / name, tmp_path / f"{name}.again.npz", trained) for name in ("c.npz", "v.npz", "meshes")]
+    again = [
+        encode(tmp_path / name, tmp_path / f"{name}.again.npz", trained_run) for name in ("c.npz", "v.npz", "meshes")
+    ]
     for found in again:
         np.testing.assert_allclose(found["latents"], again[0]["latents"], atol=1e-4)
 
 
-def test_fewer_meshes_leave_none_of_those_before_and_nothing_else_is_touched(trained, latents, tmp_path):
+def test_fewer_meshes_leave_none_of_those_before_and_nothing_else_is_touched(trained_run, latents, tmp_path):
     np.save(tmp_path / "one.npy", load(latents)["latents"][:1])
     out = tmp_path / "meshes"
-    assert main(["decode", str(latents), str(out), "--run", str(trained)]) == 0
+    assert main(["decode", str(latents), str(out), "--run", str(trained_run)]) == 0
     (out / "2024-scan.ply").write_text("mine")
-    assert main(["decode", str(tmp_path / "one.npy"), str(out), "--run", str(trained), "--overwrite"]) == 0
+    assert main(["decode", str(tmp_path / "one.npy"), str(out), "--run", str(trained_run), "--overwrite"]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["000.ply", "2024-scan.ply"]
 
 
-def test_another_network_is_warned_of(trained, latents, tmp_path, capsys):
-    other = shutil.copytree(trained, tmp_path / "other")
-    assert main(["decode", str(latents), str(tmp_path / "a.npz"), "--run", str(trained)]) == 0
+def test_another_network_is_warned_of(trained_run, latents, tmp_path, capsys):
+    other = shutil.copytree(trained_run, tmp_path / "other")
+    assert main(["decode", str(latents), str(tmp_path / "a.npz"), "--run", str(trained_run)]) == 0
     assert "warning" not in capsys.readouterr().err
     assert main(["decode", str(latents), str(tmp_path / "b.npz"), "--run", str(other)]) == 0
-    warning = f"was made by {trained.resolve()} (epoch 2), but is decoded by {other} (epoch 2)"
+    warning = f"was made by {trained_run.resolve()} (epoch 2), but is decoded by {other} (epoch 2)"
     assert warning in capsys.readouterr().err
 
 
-def test_a_failure_on_the_way_leaves_what_was_there(trained, latents, data_folder, tmp_path, capsys):
+def test_a_failure_on_the_way_leaves_what_was_there(trained_run, latents, data_folder, tmp_path, capsys):
     out = tmp_path / "mine.npz"
     out.write_bytes(b"before")
     coefficients = np.zeros((200, 32, 3), np.float32)
     coefficients[190, 3, 1] = np.nan
     np.save(tmp_path / "c.npy", coefficients)
-    assert main(["encode", str(tmp_path / "c.npy"), str(out), "--run", str(trained), "--overwrite"]) == 2
+    assert main(["encode", str(tmp_path / "c.npy"), str(out), "--run", str(trained_run), "--overwrite"]) == 2
     assert "c.npy: mesh 190 (c.npy) has values that are not finite" in capsys.readouterr().err
     assert out.read_bytes() == b"before"
     assert {path.name for path in tmp_path.iterdir()} == {"mine.npz", "c.npy"}
@@ -263,8 +256,8 @@ def error_cases(tmp_path, data, run, latents, sphere, codec):
     }
 
 
-def test_mistakes_get_one_line_and_exit_code_2(trained, latents, data_folder, sphere, codec, tmp_path, capsys):
-    cases = error_cases(tmp_path, str(data_folder), str(trained), latents, sphere, codec)
+def test_mistakes_get_one_line_and_exit_code_2(trained_run, latents, data_folder, sphere, codec, tmp_path, capsys):
+    cases = error_cases(tmp_path, str(data_folder), str(trained_run), latents, sphere, codec)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     for name, (arguments, message) in cases.items():
         assert main(arguments) == 2, name
@@ -274,7 +267,7 @@ def test_mistakes_get_one_line_and_exit_code_2(trained, latents, data_folder, sp
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path != tmp_path} == before
 
 
-def test_other_modes_of_the_same_mesh_are_refused(trained, latents, data_folder, tmp_path, capsys):
+def test_other_modes_of_the_same_mesh_are_refused(trained_run, latents, data_folder, tmp_path, capsys):
     from spectral_jax.basis import spectral
 
     turned = shutil.copytree(data_folder, tmp_path / "turned")
@@ -282,6 +275,6 @@ def test_other_modes_of_the_same_mesh_are_refused(trained, latents, data_folder,
     modes = np.array(basis.modes)
     modes[:, 5] *= -1
     spectral.save(turned / "basis.npz", spectral.SpectralBasis(modes, basis.eigenvalues, basis.faces))
-    assert main(["encode", str(turned), str(tmp_path / "out.npz"), "--run", str(trained)]) == 2
+    assert main(["encode", str(turned), str(tmp_path / "out.npz"), "--run", str(trained_run)]) == 2
     assert "have different modes (1 of 32 differ, the first is mode 5)" in capsys.readouterr().err
     assert not (tmp_path / "out.npz").exists()
