@@ -234,7 +234,7 @@ def error_cases(tmp_path, data, run, latents, sphere, codec):
         "split of a mesh": (enc(at("fine.ply"), "--split", "test"), "is not a dataset, it has no split 'test'"),
         "another suffix": (enc(data, out=at("new.npy")), "new.npy: latents are written as an .npz file"),
         "taken": (enc(data, out=at("taken.npz")), "taken.npz exists already; --overwrite replaces it"),
-        "no meshes": (enc(at("empty")), "empty: contains no mesh files"),
+        "no meshes": (enc(at("empty")), "no mesh files"),
         "other count": (enc(at("small.ply")), f"3 vertices, the template has 162; the template is the mesh of {run}"),
         "other faces": (enc(at("other.ply")), "other.ply: connectivity"),
         "other modes": (enc(at("modes.npy")), f"float32 (5, 31, 3), {run} needs float (meshes, 32, 3)"),
