@@ -247,7 +247,6 @@ class BasisAlign:
     def _samples(self, loaded, source: str):
         """Vertices and coefficients of meshes of the dataset."""
         from spectral_jax.basis import spectral
-        from spectral_jax.geometry.sampling import evenly_spaced
 
         data = open_data(source)
         spectral.check_comparable(loaded, data.basis, (str(self.file), str(data.path)))
