@@ -24,7 +24,8 @@ from train_step import theirs
 from work import roofline_seconds
 
 from spectral_jax.network.autoencoder import ModelConfig
-from spectral_jax.training.step import Precision, num_steps
+from spectral_jax.training.batches import num_steps
+from spectral_jax.training.config import Precision
 
 AMASS = 111_327  # meshes
 

@@ -17,8 +17,8 @@ import tyro
 from spectral_jax.basis import spectral
 from spectral_jax.network.autoencoder import ModelConfig
 from spectral_jax.runs import run
-from spectral_jax.training.loop import FitData
-from spectral_jax.training.step import TrainConfig
+from spectral_jax.training.batches import FitData
+from spectral_jax.training.config import TrainConfig
 
 ROWS = 10  # of the table; each covers the same number of epochs
 

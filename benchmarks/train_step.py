@@ -25,7 +25,7 @@ from work import activation_bytes, roofline_seconds, step_bytes, step_flops
 
 from spectral_jax.network.autoencoder import ModelConfig
 from spectral_jax.pytorch.reference import TorchSpectralAutoencoder
-from spectral_jax.training.step import Precision
+from spectral_jax.training.config import Precision
 
 MODES = {"torch_eager": None, "torch_compile": "default", "torch_graphs": "reduce-overhead"}
 

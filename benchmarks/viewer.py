@@ -26,7 +26,7 @@ from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, i
 from spectral_jax.network.codec import Codec, decode_batch
 from spectral_jax.paths import interpolate
 from spectral_jax.runs.run import Run, RunConfig
-from spectral_jax.training.step import TrainConfig
+from spectral_jax.training.config import TrainConfig
 from spectral_jax.viewer import scene, web
 from spectral_jax.viewer.scene import Choice, Gallery, Subject
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time these load 
     from spectral_jax.runs.evaluate import evaluate as evaluate
     from spectral_jax.runs.run import Run as Run
     from spectral_jax.runs.run import load_run as load_run
-    from spectral_jax.training.loop import FitData as FitData
+    from spectral_jax.training.batches import FitData as FitData
+    from spectral_jax.training.config import TrainConfig as TrainConfig
     from spectral_jax.training.loop import fit as fit
-    from spectral_jax.training.step import TrainConfig as TrainConfig
 
 _HOMES = {
     "Mesh": "geometry.mesh",
@@ -36,8 +36,8 @@ _HOMES = {
     "ModelConfig": "network.autoencoder",
     "SpectralAutoencoder": "network.autoencoder",
     "Codec": "network.codec",
-    "TrainConfig": "training.step",
-    "FitData": "training.loop",
+    "TrainConfig": "training.config",
+    "FitData": "training.batches",
     "fit": "training.loop",
     "Run": "runs.run",
     "load_run": "runs.run",

@@ -113,7 +113,7 @@ def data_folder(sphere, sphere_basis, tmp_path_factory):
 @pytest.fixture(scope="session")
 def fit_data(data_folder):
     from spectral_jax.data import dataset
-    from spectral_jax.training.loop import FitData
+    from spectral_jax.training.batches import FitData
 
     data = dataset.open_data(data_folder)
     train, test = dataset.read_split(data, "train"), dataset.read_split(data, "test")

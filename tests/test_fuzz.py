@@ -33,8 +33,9 @@ from spectral_jax.geometry.mesh import Mesh, read_mesh, write_mesh
 from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
 from spectral_jax.pytorch import lightning
 from spectral_jax.runs import bundle, logs, run
+from spectral_jax.training.config import TrainConfig
 from spectral_jax.training.schedule import Plateau
-from spectral_jax.training.step import TrainConfig, TrainingProgress, TrainState
+from spectral_jax.training.state import TrainingProgress, TrainState
 
 MEMORY, SECONDS = 96 << 20, 5.0  # for an input of some hundred kilobytes
 EXTREMES = [0, 1, 2, 3, 8, 255, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63, -1, -(2**63), 2**200]

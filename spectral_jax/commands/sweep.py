@@ -18,50 +18,50 @@ from rich.table import Table
 from spectral_jax.commands.console import Bars
 from spectral_jax.commands.dataset import data_source, open_data
 from spectral_jax.files import atomic
-from spectral_jax.training.step import Schedule, TrainConfig
+from spectral_jax.training.config import Schedule, TrainConfig
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Train many networks and draw their error against the latent size, PCA beside it.
+    """Train many networks and plot their error against the latent size, next to that of PCA.
 
-    Seeds and learning rates train at once on one device; latent sizes and mode counts one after the other. The same
-    command goes on with a sweep that was interrupted, or that has more sizes now.
+    All seeds and learning rates train at once on one device; latent sizes and numbers of modes train one after the
+    other. Run the same command again to continue an interrupted sweep, or to add sizes to it.
     """
 
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
-    """The folder to make: sweep.json and sweep.html."""
+    """The folder to write sweep.json and sweep.html to."""
     data: str = "demo"
-    """A prepared dataset folder, a published layout, or the word demo."""
+    """A prepared dataset folder, a dataset of the PyTorch systems, or the word demo."""
     latent_sizes: tuple[int, ...] = (8, 16, 32, 64)
-    """Numbers in a latent."""
+    """Numbers of values in a latent vector."""
     modes: tuple[int, ...] = ()
-    """Spectral modes (default: 4096, or all the data has when fewer)."""
+    """Numbers of spectral modes (default: 4096, or all modes of the dataset if it has fewer)."""
     seeds: tuple[int, ...] = (TrainConfig.seed,)
-    """Seeds of the parameters and the shuffling."""
+    """Seeds of the initial parameters and of the order of the meshes."""
     learning_rates: tuple[float, ...] = (3e-3,)
-    """Adam's rates at the start, or peaks of the cosine."""
+    """Adam's learning rates: initial rates of the plateau schedule, or peaks of the cosine schedule."""
     epochs: int = 24
-    """Passes over the train split."""
+    """Number of passes over the train split."""
     batch_size: int = TrainConfig.batch_size
-    """Meshes in a step."""
+    """Number of meshes in a step."""
     beta2: float = 0.95
-    """Decay of Adam's second moment."""
+    """Decay rate of Adam's running mean of squared gradients; the mean covers about 1 / (1 - beta2) steps."""
     schedule: Schedule = "cosine"
-    """The published plateau rule, or warm-up and cosine for short runs of known length."""
+    """How the learning rate changes: the published plateau rule, or a warm-up and a cosine to zero for short runs."""
     validate_every: int = TrainConfig.validate_every
-    """Epochs between validations."""
+    """Number of epochs between validations."""
 
     def __call__(self) -> None:
         from spectral_jax.data import dataset
         from spectral_jax.network.autoencoder import ModelConfig
         from spectral_jax.training import sweep
-        from spectral_jax.training.loop import FitData
+        from spectral_jax.training.batches import FitData
 
         names = ("epochs", "batch_size", "beta2", "schedule", "validate_every")
         config = TrainConfig(**{name: getattr(self, name) for name in names})
         for rate in self.learning_rates:
-            dataclasses.replace(config, learning_rate=rate)  # says what is wrong with it
+            dataclasses.replace(config, learning_rate=rate)  # raises ValueError for an unusable rate
         data = open_data(self.data)
         options = {name: getattr(self, name) for name in names}
         options |= {"seeds": list(self.seeds), "learning_rates": list(self.learning_rates)}
@@ -82,11 +82,10 @@ class Sweep:
                 continue
             phi, coefficients = data.basis.modes[:, :modes], test.coefficients[:, :modes]
             fit_data = FitData(train.coefficients[:, :modes], phi, coefficients, test.vertices)
-            task = f"{modes:,} modes, latent {latent_size}"
+            model = ModelConfig(modes, latent_size)
             with Bars() as bars:
-                watch = partial(bars.update, task, total=config.epochs)
                 trials = sweep.sweep(
-                    ModelConfig(modes, latent_size), config, fit_data, self.seeds, self.learning_rates, watch
+                    model, config, fit_data, seeds=self.seeds, rates=self.learning_rates, progress=bars
                 )
             network = {"modes": modes, "latent_size": latent_size, **baselines(fit_data, latent_size)}
             network["error_mm"] = min((t.error_mm for t in trials if math.isfinite(t.error_mm)), default=None)
@@ -101,7 +100,7 @@ class Sweep:
 
 
 def load(path: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """The record of a sweep so far; ValueError when it was made with other options."""
+    """Read the record of a sweep so far, if any. Raises ValueError when it was made with other options."""
     if not path.is_file():
         return {**options, "networks": []}
     try:
@@ -109,15 +108,17 @@ def load(path: Path, options: dict[str, Any]) -> dict[str, Any]:
         found = {name: record[name] for name in options}
         record["networks"] = list(record["networks"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: not the record of a sweep ({error})") from error
+        raise ValueError(f"{path}: not a sweep's record ({error})") from error
     for name, value in options.items():
         if found[name] != value:
-            raise ValueError(f"{path}: a sweep with {name.replace('_', ' ')} {found[name]}, not {value}")
+            raise ValueError(
+                f"{path}: this sweep has {name.replace('_', ' ')} {found[name]}, not {value}; use another --out"
+            )
     return record
 
 
 def baselines(data, latent_size: int) -> dict[str, float]:
-    """What PCA with as many numbers, the mean shape and the basis alone leave, mm."""
+    """Errors of PCA with as many components, of the mean shape, and of the truncated basis alone, mm."""
     from spectral_jax.geometry.metrics import summarise
     from spectral_jax.runs import evaluate
 
@@ -128,7 +129,7 @@ def baselines(data, latent_size: int) -> dict[str, float]:
 
 
 def print_table(record: dict[str, Any]) -> None:
-    """A line a network: its best error, at which rate, and the baselines."""
+    """Print one row for each network: its lowest error, the learning rate of that trial, and the baselines."""
     table = Table(title=f"error on the test split of {record['data']} after {record['epochs']} epochs, mm")
     for name in ("modes", "latent size", "network", "learning rate", "PCA", "mean shape", "basis alone"):
         table.add_column(name, justify="right")
@@ -142,7 +143,7 @@ def print_table(record: dict[str, Any]) -> None:
 
 
 def draw(path: Path, record: dict[str, Any]) -> None:
-    """The error against the latent size, a curve for each number of modes, as a page of its own."""
+    """Write a page that plots the error against the latent size, one curve for each number of modes."""
     import plotly.graph_objects as go
 
     figure = go.Figure()

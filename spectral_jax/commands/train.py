@@ -13,13 +13,12 @@ from typing import Annotated, Literal
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from spectral_jax.commands.console import Bars, console
+from spectral_jax.commands.console import console
 from spectral_jax.commands.dataset import data_source, ensure_demo_data, open_data
 from spectral_jax.commands.evaluate import Eval
 from spectral_jax.commands.report import Report
 from spectral_jax.network.autoencoder import Activation, ModelConfig
-from spectral_jax.training.batches import Placement, Storage
-from spectral_jax.training.step import Precision, Schedule, TrainConfig
+from spectral_jax.training.config import Placement, Precision, Schedule, Storage, TrainConfig
 
 DEMO_RUN = Path("runs/demo")
 # The short recipe of the demo; the published one is the default of `train`.
@@ -103,6 +102,7 @@ class Train:
         from spectral_jax.basis import spectral
         from spectral_jax.runs import run
         from spectral_jax.training import devices
+        from spectral_jax.training.placement import read_fit_data
 
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite exclude each other")
@@ -126,7 +126,7 @@ class Train:
         if self.resume:
             check_continues(folder, config)
             run.check_basis(folder, data.basis, f"that of {data.path}")
-        fit_data = read_fit_data(data, config, self.placement, self.storage)
+        fit_data = read_fit_data(data, config.model, config.train, self.placement, self.storage)
         with run.lock_run(folder) if devices.is_main() else contextlib.nullcontext():
             if devices.is_main() and self.resume:
                 run.save_config(folder, config, data.path)
@@ -170,40 +170,12 @@ def check_continues(folder: Path, config) -> None:
                 )
 
 
-def read_fit_data(data, config, placement: Literal["auto"] | Placement = "auto", storage: Storage = "float32"):
-    """The test split in memory, and the train split where it fits."""
-    from spectral_jax.data import dataset
-    from spectral_jax.training import batches, devices
-    from spectral_jax.training.loop import FitData
-
-    modes, count = config.model.modes, len(data.splits["train"])
-    if config.train.batch_size > count:
-        raise ValueError(f"batch size {config.train.batch_size} is larger than the train split, {count} meshes")
-    if placement == "auto":
-        placement = batches.choose(count, modes, storage)
-    with Bars() as bars:
-        if placement == "device":
-            own = dataset.read_split(data, "train", modes, devices.local_rows(count), bars).coefficients
-            train = batches.resident(own, count, devices.data_mesh(), storage)
-        elif placement == "host":
-            train = batches.StreamedData(dataset.read_split(data, "train", modes, progress=bars).coefficients, modes)
-        else:
-            train = batches.StreamedData(data.splits["train"], modes)
-        test_split = dataset.read_split(data, "test", modes, progress=bars)
-    if test_split.vertices is None:
-        raise ValueError(f"{data.path}: the test split has no original vertices to validate against")
-    return FitData(train, data.basis.modes[:, :modes], test_split.coefficients, test_split.vertices)
-
-
 def train(folder: Path, config, fit_data, storage: Storage = "float32", pictures: int = 0) -> None:
     """Train a run folder with a progress bar; SIGINT and SIGTERM save where training is and exit 130 or 143."""
     from spectral_jax.runs import run
-    from spectral_jax.training import batches
-    from spectral_jax.training.step import num_steps
+    from spectral_jax.training.batches import num_steps
 
-    train = fit_data.train_coefficients
-    count = len(train.coefficients if isinstance(train, batches.DeviceData) else train.meshes)
-    steps = num_steps(count, config.train.batch_size)
+    steps = num_steps(fit_data.num_meshes, config.train.batch_size)
     received: list[int] = []
 
     def stop(number, frame):

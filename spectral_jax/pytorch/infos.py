@@ -8,7 +8,8 @@ from typing import Any
 from spectral_jax.files import options
 from spectral_jax.network.autoencoder import ModelConfig
 from spectral_jax.runs import run
-from spectral_jax.training.step import VALIDATION_BATCH, TrainConfig
+from spectral_jax.training.config import TrainConfig
+from spectral_jax.training.step import VALIDATION_BATCH
 
 # Published names of options, and our names for them.
 

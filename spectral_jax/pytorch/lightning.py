@@ -20,8 +20,9 @@ from spectral_jax.network.autoencoder import ModelConfig
 from spectral_jax.pytorch.infos import config_from_infos, infos_from_config
 from spectral_jax.pytorch.state_dict import TABLE, infer_config, params_from_state_dict, state_dict_from_params
 from spectral_jax.runs import checkpoint, run
+from spectral_jax.training.config import TrainConfig
 from spectral_jax.training.schedule import EPS, FACTOR, PATIENCE, THRESHOLD, Plateau
-from spectral_jax.training.step import TrainConfig, TrainingProgress, TrainState
+from spectral_jax.training.state import TrainingProgress, TrainState
 
 # Training state: the checkpoints of PyTorch Lightning 1.6.
 

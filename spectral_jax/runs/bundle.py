@@ -24,8 +24,9 @@ from spectral_jax.geometry.mesh import Connectivity, check_connectivity
 from spectral_jax.network.autoencoder import ModelConfig, init_params
 from spectral_jax.runs import checkpoint, run
 from spectral_jax.runs.run import Run, RunConfig
+from spectral_jax.training.config import TrainConfig
 from spectral_jax.training.schedule import Plateau
-from spectral_jax.training.step import TrainConfig, TrainingProgress, TrainState
+from spectral_jax.training.state import TrainingProgress, TrainState
 
 SCHEMA = 1
 # Entries of a file beside the parameters.

@@ -17,8 +17,9 @@ import optax
 
 from spectral_jax.network.autoencoder import ModelConfig
 from spectral_jax.training import devices
+from spectral_jax.training.config import TrainConfig
 from spectral_jax.training.schedule import Plateau
-from spectral_jax.training.step import EpochMetrics, TrainConfig, TrainingProgress, TrainState, init_state
+from spectral_jax.training.state import EpochMetrics, TrainingProgress, TrainState, init_state
 
 
 def save(folder: str | Path, position: TrainingProgress) -> None:

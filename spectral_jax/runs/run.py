@@ -21,9 +21,10 @@ from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder
 from spectral_jax.runs import checkpoint, provenance
 from spectral_jax.runs.logs import RunLog
 from spectral_jax.training import devices, loop
-from spectral_jax.training.batches import Storage
-from spectral_jax.training.loop import FitData, TrainingUpdate
-from spectral_jax.training.step import TrainConfig, TrainingProgress
+from spectral_jax.training.batches import FitData
+from spectral_jax.training.config import Storage, TrainConfig
+from spectral_jax.training.loop import TrainingUpdate
+from spectral_jax.training.state import TrainingProgress
 
 SCHEMA = 1
 CHECKPOINT_SECONDS = 600  # at most between checkpoints, whatever the epochs take

@@ -15,7 +15,7 @@ from spectral_jax.geometry.colours import error_colours
 from spectral_jax.geometry.metrics import vertex_errors_mm
 from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder
 from spectral_jax.network.codec import Codec
-from spectral_jax.training.loop import FitData
+from spectral_jax.training.batches import FitData
 
 MOST_LATENTS = 1024  # meshes that histograms are of
 PIXELS = 192  # of a picture's side

@@ -1,23 +1,26 @@
-"""How coefficients reach the devices: all resident there, or block by block from host memory or from record files."""
+"""Where a batch comes from: the order of the meshes in an epoch, and their way to the devices.
+
+Coefficients are all resident on the devices (`DeviceData`), or travel in blocks of batches from host memory or from
+record files (`StreamedData`).
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from spectral_jax.training import devices
+from spectral_jax.training.config import Storage
 from spectral_jax.training.devices import AXIS
 
-BLOCK_BYTES = 2**26  # of meshes sent to the devices at a time
-Placement = Literal["device", "host", "stream"]
-Storage = Literal["float32", "bf16"]
+BLOCK_BYTES = 2**26  # size of the meshes sent to the devices at a time
 
 
 class DeviceData(NamedTuple):
@@ -36,85 +39,126 @@ class StreamedData(NamedTuple):
         return len(self.meshes)
 
 
-def choose(num_meshes: int, num_modes: int, storage: Storage = "float32") -> Placement:
-    """On the devices where 60 % of their free memory is enough, else in half of the host's memory, else streamed."""
-    size = num_meshes * num_modes * 3 * np.dtype(_dtype(storage)).itemsize
-    memory = psutil.virtual_memory().total
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        if size <= 0.6 * (stats["bytes_limit"] - stats["bytes_in_use"]):
-            return "device"
-        return "host" if size <= memory / 2 else "stream"
-    return "device" if size <= memory / 2 else "stream"  # a CPU: the device's memory is the host's
+class FitData(NamedTuple):
+    """What `fit` trains and validates on, with the network's number of modes; float32 and metres."""
+
+    train_coefficients: Float[Array | np.ndarray, "mesh freq 3"] | DeviceData | StreamedData
+    modes: Float[Array | np.ndarray, "vertex freq"]
+    test_coefficients: Float[Array | np.ndarray, "mesh freq 3"]
+    test_vertices: Float[Array | np.ndarray, "mesh vertex 3"]
+
+    @property
+    def num_meshes(self) -> int:
+        """Number of meshes in the train split."""
+        train = self.train_coefficients
+        return len(train.coefficients if isinstance(train, DeviceData) else train)
 
 
-def resident(coefficients: Float[np.ndarray, "row freq 3"], count: int, mesh: Mesh, storage: Storage) -> DeviceData:
-    """Coefficients placed on every device; of `count` meshes this process gives its `devices.share`."""
-    return DeviceData(devices.all_gather(np.asarray(coefficients, _dtype(storage)), count, mesh))
+class Batch(NamedTuple):
+    """The meshes of a step; those of several steps have a leading axis."""
+
+    coefficients: Any
+    """Float (row, freq, 3), zeros in rows that only fill up the batch."""
+    mask: Any
+    """float32 (row): 1 for a mesh, 0 for a filled-up row."""
+    num_valid: Any
+    """float32 scalar: number of meshes in the batch, on all devices together."""
 
 
-def block_steps(feed: StreamedData, rows: int, storage: Storage) -> int:
-    """Steps in a block whose batches have so many rows."""
-    return max(1, BLOCK_BYTES // (rows * feed.num_modes * 3 * np.dtype(_dtype(storage)).itemsize))
+def num_steps(num_meshes: int, batch_size: int) -> int:
+    """Number of steps in an epoch, including the smaller last batch."""
+    return -(-num_meshes // batch_size)
+
+
+def shuffling_key(seed: int) -> Array:
+    """The random key of the order of the meshes; the initial parameters use another one."""
+    return jax.random.fold_in(jax.random.key(seed), 1)
+
+
+@functools.partial(jax.jit, static_argnames=("num_meshes", "batch_size", "num_devices"))
+def epoch_order(
+    key: Array, epoch: Int[Array, ""] | int, num_meshes: int, batch_size: int, num_devices: int = 1
+) -> Int[Array, "step row"]:
+    """The meshes of each step of an epoch (0-based), shuffled; a function of the key and the epoch alone.
+
+    -1 fills up the smaller last batch, and the rows of every batch up to a multiple of the number of devices.
+    """
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), num_meshes)
+    steps = num_steps(num_meshes, batch_size)
+    order = jnp.pad(order, (0, steps * batch_size - num_meshes), constant_values=-1).reshape(steps, batch_size)
+    return jnp.pad(order, ((0, 0), (0, -batch_size % num_devices)), constant_values=-1)
+
+
+def resident(
+    coefficients: Float[np.ndarray, "row freq 3"], count: int, device_mesh: Mesh, storage: Storage
+) -> DeviceData:
+    """Place `count` meshes on every device; this process passes its `devices.local_rows` of them."""
+    return DeviceData(devices.all_gather(np.asarray(coefficients, storage_dtype(storage)), count, device_mesh))
 
 
 def blocks(
-    feed: StreamedData, order: Int[np.ndarray, "step row"], mesh: Mesh, storage: Storage
-) -> Iterator[tuple[Array, Array, int]]:
-    """An order's batches (-1: no mesh) in blocks: meshes (step, row, freq, 3), which of them count, the steps in use.
+    data: StreamedData, order: Int[np.ndarray, "step row"], device_mesh: Mesh, storage: Storage
+) -> Iterator[tuple[Batch, int]]:
+    """The batches of an order (-1: no mesh) in blocks of several steps, each with the number of steps in use.
 
-    Blocks are read ahead in threads; each process reads the rows of its own devices. Raises ValueError for a mesh with
-    a value that is not finite.
+    Threads read the next blocks ahead; each process reads the rows of its own devices. Raises ValueError for a mesh
+    with a value that is not finite.
     """
     import grain
 
-    steps = min(block_steps(feed, order.shape[1], storage), len(order))
-    source = _Source(feed, order, steps, _own_rows(order.shape[1], mesh), _dtype(storage))
+    bytes_per_step = order.shape[1] * data.num_modes * 3 * storage_dtype(storage).itemsize
+    steps = min(max(1, BLOCK_BYTES // bytes_per_step), len(order))
+    source = _Blocks(data, order, steps, _own_rows(order.shape[1], device_mesh), storage_dtype(storage))
     reading = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
-    split = NamedSharding(mesh, PartitionSpec(None, AXIS))
-    for i, (meshes, counts) in enumerate(grain.MapDataset.source(source).to_iter_dataset(reading)):
-        placed = (
+    split = NamedSharding(device_mesh, PartitionSpec(None, AXIS))
+    for i, (coefficients, mask) in enumerate(grain.MapDataset.source(source).to_iter_dataset(reading)):
+        own_order = order[i * steps : (i + 1) * steps]
+        num_valid = np.zeros(steps, np.float32)
+        num_valid[: len(own_order)] = np.sum(own_order >= 0, axis=1)
+        coefficients, mask = (
             jax.make_array_from_process_local_data(split, local, (steps, order.shape[1], *local.shape[2:]))
-            for local in (meshes, counts)
+            for local in (coefficients, mask)
         )
-        yield *placed, min(steps, len(order) - i * steps)
+        yield Batch(coefficients, mask, num_valid), len(own_order)
 
 
-def _own_rows(rows: int, mesh: Mesh) -> slice:
-    """The rows of each batch that belong to this process, whose devices follow each other."""
-    mine = [i for i, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
-    size = rows // mesh.size
+def storage_dtype(storage: Storage) -> np.dtype:
+    """The dtype of a storage. Raises ValueError for an unknown one."""
+    if storage not in get_args(Storage):
+        raise ValueError(f"storage must be float32 or bf16, not {storage!r}")
+    return np.dtype(np.float32 if storage == "float32" else jnp.bfloat16)
+
+
+def _own_rows(rows: int, device_mesh: Mesh) -> slice:
+    """The rows of each batch that belong to this process, whose devices are consecutive."""
+    mine = [i for i, device in enumerate(device_mesh.devices.flat) if device.process_index == jax.process_index()]
+    size = rows // device_mesh.size
     return slice(mine[0] * size, (mine[-1] + 1) * size)
 
 
-class _Source:
-    """The blocks of an epoch, read when asked for; all have the same shape."""
+class _Blocks:
+    """The blocks of an epoch as a sequence, each read when asked for; all have the same shape."""
 
-    def __init__(self, feed: StreamedData, order: np.ndarray, steps: int, rows: slice, dtype: np.dtype):
-        self.feed, self.order, self.steps, self.rows, self.dtype = feed, order, steps, rows, dtype
+    def __init__(self, data: StreamedData, order: np.ndarray, steps: int, rows: slice, dtype: np.dtype):
+        self.data, self.order, self.steps, self.rows, self.dtype = data, order, steps, rows, dtype
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.steps)
 
     def __getitem__(self, index) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients (step, row, freq, 3) and mask (step, row) of the rows of this process."""
         order = self.order[index * self.steps : (index + 1) * self.steps, self.rows]
-        counts = np.zeros((self.steps, order.shape[1]), np.float32)
-        counts[: len(order)] = order >= 0
-        meshes = np.zeros((*counts.shape, self.feed.num_modes, 3), self.dtype)
-        if isinstance(self.feed.meshes, np.ndarray):
-            meshes[: len(order)] = self.feed.meshes[order, : self.feed.num_modes]
-            return meshes, counts
+        mask = np.zeros((self.steps, order.shape[1]), np.float32)
+        mask[: len(order)] = order >= 0
+        coefficients = np.zeros((*mask.shape, self.data.num_modes, 3), self.dtype)
+        if isinstance(self.data.meshes, np.ndarray):
+            coefficients[: len(order)] = self.data.meshes[order, : self.data.num_modes]
+            return coefficients, mask
         for step, row in np.argwhere(order >= 0):
-            mesh = int(order[step, row])
-            example = self.feed.meshes[mesh]
-            coefficients = example.coefficients[: self.feed.num_modes]
-            if not np.isfinite(coefficients).all():
-                raise ValueError(f"mesh {mesh} of the train split ({example.file}) has values that are not finite")
-            meshes[step, row] = coefficients
-        return meshes, counts
-
-
-def _dtype(storage: Storage) -> np.dtype:
-    if storage not in get_args(Storage):
-        raise ValueError(f"storage must be float32 or bf16, not {storage!r}")
-    return np.dtype(np.float32 if storage == "float32" else jnp.bfloat16)
+            index = int(order[step, row])
+            example = self.data.meshes[index]
+            found = example.coefficients[: self.data.num_modes]
+            if not np.isfinite(found).all():
+                raise ValueError(f"mesh {index} of the train split ({example.file}) has values that are not finite")
+            coefficients[step, row] = found
+        return coefficients, mask

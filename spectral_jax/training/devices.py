@@ -1,4 +1,4 @@
-"""The devices that training runs on, of one machine or several, as one axis over which batches are split."""
+"""The devices of one or several machines, as one axis that batches are split over."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ AXIS = "data"
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """The devices (default: all, of every process) along one axis."""
+    """A device mesh of one axis: these devices, by default all of every process."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (AXIS,), (AxisType.Auto,), devices=devices)
 
 
 def initialise(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Join the other processes; without arguments as SLURM, Kubernetes or the cloud say. Call before anything else.
+    """Join the other processes. Without arguments, SLURM, Kubernetes or the cloud provides them.
 
-    Raises ValueError when some arguments are given and others not, or when no cluster is found.
+    Call this before JAX computes anything. Raises ValueError when only some arguments are given, or when the other
+    processes cannot be reached.
     """
     given = (coordinator, num_processes, process_id)
     if None in given and given != (None, None, None):
-        raise ValueError("--coordinator, --num-processes and --process-id go together")
+        raise ValueError("give --coordinator, --num-processes and --process-id together, or none of them")
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (RuntimeError, ValueError) as error:
@@ -37,29 +38,29 @@ def initialise(coordinator: str | None = None, num_processes: int | None = None,
 
 
 def make_deterministic() -> None:
-    """Have XLA use deterministic kernels alone on a GPU, none chosen by the clock. Call before anything else."""
+    """Restrict XLA to deterministic kernels on a GPU, chosen without timing them. Call before JAX computes anything."""
     add_xla_flags("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
 
 
 def add_xla_flags(*flags: str) -> None:
-    """Append those flags that this version of XLA knows to XLA_FLAGS. Call before JAX computes anything."""
+    """Append flags to XLA_FLAGS, except those unknown to this version of XLA. Call before JAX computes anything."""
     present = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = " ".join(filter(None, [present, *filter(xla_knows, flags)]))
 
 
 def xla_knows(flag: str) -> bool:
-    """Whether this version of XLA accepts the flag: asked in another process, as XLA aborts at one it does not know."""
+    """Whether this version of XLA accepts the flag. XLA aborts at an unknown flag, so another process tries it."""
     ask = [sys.executable, "-c", "from jaxlib import xla_client; xla_client.CompileOptions()"]
     return subprocess.run(ask, env={**os.environ, "XLA_FLAGS": flag}, capture_output=True).returncode == 0
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes files and messages."""
+    """Whether this process is the one of several that writes files and messages."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Return when every process has come to the place of this name."""
+    """Wait until every process has reached the point with this name."""
     from jax.experimental import multihost_utils
 
     if jax.process_count() > 1:
@@ -67,7 +68,7 @@ def wait_for_all(name: str) -> None:
 
 
 def max_over_processes(*values: int) -> tuple[int, ...]:
-    """The largest of each value among the processes."""
+    """The maximum of each value over the processes."""
     from jax.experimental import multihost_utils
 
     if jax.process_count() == 1:
@@ -76,9 +77,9 @@ def max_over_processes(*values: int) -> tuple[int, ...]:
     return tuple(int(value) for value in np.max(gathered, axis=0))
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """The same arrays on every device; every process has to have all of them."""
-    sharding = NamedSharding(mesh, PartitionSpec())
+def replicate(tree: Any, device_mesh: Mesh) -> Any:
+    """Copy arrays to every device; every process must hold all of them."""
+    sharding = NamedSharding(device_mesh, PartitionSpec())
 
     def place(array):
         host = np.asarray(array)
@@ -88,21 +89,21 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def local_rows(count: int) -> range:
-    """Which of `count` rows this process reads where each reads its part; equally many for all, the last ones short."""
+    """The rows, of `count`, that this process reads: consecutive and equally many, fewer for the last processes."""
     size = -(-count // jax.process_count())
     start = min(jax.process_index() * size, count)
     return range(start, min(start + size, count))
 
 
-def all_gather(rows: Float[np.ndarray, "row ..."], count: int, mesh: Mesh) -> jax.Array:
-    """All `count` rows on every device, of which this process has its `share`."""
+def all_gather(rows: Float[np.ndarray, "row ..."], count: int, device_mesh: Mesh) -> jax.Array:
+    """Place all `count` rows on every device; this process passes its `local_rows` of them."""
     processes = jax.process_count()
     if processes == 1:
-        return replicate(rows, mesh)
+        return replicate(rows, device_mesh)
     size = -(-count // processes)
     padded = np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
-    by_process = Mesh(np.reshape(mesh.devices, (processes, -1)), ("process", "local"))
+    by_process = Mesh(np.reshape(device_mesh.devices, (processes, -1)), ("process", "local"))
     split = NamedSharding(by_process, PartitionSpec("process"))
     spread = jax.make_array_from_process_local_data(split, padded, (size * processes, *rows.shape[1:]))
-    whole = jax.jit(lambda x: x[:count], out_shardings=NamedSharding(mesh, PartitionSpec()))(spread)
-    return jax.block_until_ready(whole)  # two exchanges between processes at a time can meet in the wrong order
+    whole = jax.jit(lambda x: x[:count], out_shardings=NamedSharding(device_mesh, PartitionSpec()))(spread)
+    return jax.block_until_ready(whole)  # two exchanges between processes at a time can deadlock

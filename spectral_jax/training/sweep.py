@@ -1,36 +1,33 @@
-"""Many trainings side by side on one device: seeds and learning rates of one network by vmap."""
+"""Many trainings side by side on one device: seeds and learning rates of one network, by vmap."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder
-from spectral_jax.training.loop import FitData, learning_rates
-from spectral_jax.training.schedule import Plateau, step_plateau
-from spectral_jax.training.step import (
-    EpochMetrics,
-    StepRange,
-    TrainConfig,
-    init_state,
-    num_steps,
-    train_epochs,
-    validate,
-)
+from spectral_jax.training.batches import FitData, num_steps, shuffling_key
+from spectral_jax.training.config import TrainConfig
+from spectral_jax.training.dispatch import StepRange, TrainContext, train_epochs
+from spectral_jax.training.schedule import Plateau, learning_rates, step_plateau
+from spectral_jax.training.state import EpochMetrics, init_state
+from spectral_jax.training.step import validate
 
 
 class Trial(NamedTuple):
-    """One training of a sweep: what was tried, and the mean vertex error on the test split, mm, at each validation."""
+    """One training of a sweep."""
 
     seed: int
     learning_rate: float
     validations_mm: list[float]
+    """Mean vertex error on the test split at each validation, mm."""
 
     @property
     def error_mm(self) -> float:
@@ -42,54 +39,55 @@ def sweep(
     model_config: ModelConfig,
     config: TrainConfig,
     data: FitData,
+    *,
     seeds: Sequence[int],
     rates: Sequence[float],
-    watch: Callable[[int], None] = lambda epochs_done: None,
+    progress: Progress = SILENT,
 ) -> list[Trial]:
     """Train a network with every seed and learning rate at once; each trial is what `fit` would do with it alone.
 
-    All trials share the coefficients on the device; a trial that diverges does not disturb the others.
+    All trials share the coefficients on the device. A trial that diverges does not disturb the others.
     """
-    model = SpectralAutoencoder(model_config)
+    context = TrainContext(SpectralAutoencoder(model_config), config)
+    task = f"{model_config.modes:,} modes, latent {model_config.latent_size}"
     configs = [dataclasses.replace(config, seed=seed, learning_rate=rate) for seed in seeds for rate in rates]
     trials = [Trial(c.seed, c.learning_rate, []) for c in configs]
     plateaus = [Plateau(c.learning_rate) for c in configs]
     validation_mm: list[float | None] = [None] * len(configs)
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(init_state(model_config, c) for c in configs))
-    keys = jnp.stack([jax.random.fold_in(jax.random.key(c.seed), 1) for c in configs])
-    train, *validation = jax.device_put(tuple(data))
-    steps, epoch = num_steps(len(train), config.batch_size), 0
+    keys = jnp.stack([shuffling_key(c.seed) for c in configs])
+    train, *test = jax.device_put(tuple(data))
+    steps, every, epoch = num_steps(len(train), config.batch_size), config.validate_every, 0
+    progress.update(task, 0, config.epochs)
     while epoch < config.epochs:
         arguments = zip(configs, plateaus, validation_mm, strict=True)
         ahead = np.stack([learning_rates(c, plateau, mm, epoch, steps) for c, plateau, mm in arguments])
-        every = config.validate_every
         count = min(ahead.shape[1], every - epoch % every, config.epochs - epoch)
-        span = StepRange(*(np.int32(number) for number in (epoch, count, 0, steps)))
-        states = _train(model, config, states, train, keys, span, ahead)
+        taken = StepRange(np.int32(epoch), np.int32(count), np.int32(0), np.int32(steps), ahead)
+        states = _train(context, states, train, keys, taken)
         epoch += count
         due, errors = epoch % every == 0, None
         if due or epoch == config.epochs:
-            each = np.asarray(_validate(model, states.params, *validation), np.float64)
+            each = np.asarray(_validate(context.model, states.params, *test), np.float64)
             errors = np.mean(each, axis=1)
         for i, trial in enumerate(trials):
             for done in range(epoch - count + 1, epoch + 1):
                 if errors is not None and done == epoch:
                     trial.validations_mm.append(float(errors[i]))
                     validation_mm[i] = float(errors[i]) if due else validation_mm[i]
-                known = validation_mm[i]
-                plateaus[i] = plateaus[i] if known is None else step_plateau(plateaus[i], known)
-        watch(epoch)
+                plateaus[i] = step_plateau(plateaus[i], validation_mm[i])
+        progress.update(task, epoch, config.epochs)
     return trials
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _train(model, config, states, coefficients, keys, span, rates):
-    epochs = functools.partial(train_epochs, model, config)
-    return jax.vmap(epochs, in_axes=(0, None, None, 0, None, 0))(
-        states, EpochMetrics(), coefficients, keys, span, rates
-    )[0]
+@functools.partial(jax.jit, static_argnames="context", donate_argnames="states")
+def _train(context, states, coefficients, keys, steps):
+    """`train_epochs` for every trial: states, keys and learning rates have a leading axis trial."""
+    by_rate = StepRange(epoch=None, count=None, start=None, stop=None, learning_rates=0)
+    epochs = functools.partial(train_epochs, context)
+    return jax.vmap(epochs, in_axes=(0, None, None, 0, by_rate))(states, EpochMetrics(), coefficients, keys, steps)[0]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _validate(model, params, *validation):
-    return jax.vmap(lambda params: validate(model, params, *validation)[0])(params)
+@functools.partial(jax.jit, static_argnames="model")
+def _validate(model, params, *test):
+    return jax.vmap(lambda params: validate(model, params, *test)[0])(params)

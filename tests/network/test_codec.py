@@ -11,7 +11,7 @@ from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, i
 from spectral_jax.network.codec import Codec
 from spectral_jax.runs import evaluate
 from spectral_jax.runs.run import Run, RunConfig
-from spectral_jax.training.step import TrainConfig
+from spectral_jax.training.config import TrainConfig
 
 FUNCTIONS = [
     network_codec.encode_batch,

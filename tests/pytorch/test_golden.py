@@ -16,7 +16,8 @@ from spectral_jax.geometry.metrics import summarise
 from spectral_jax.network.autoencoder import SpectralAutoencoder
 from spectral_jax.pytorch.lightning import checkpoint_from_lightning
 from spectral_jax.pytorch.state_dict import infer_config, params_from_state_dict, state_dict_from_params
-from spectral_jax.training.step import TrainState, loss_and_gradient, train_step, validate
+from spectral_jax.training.state import TrainState
+from spectral_jax.training.step import loss_and_gradient, train_step, validate
 
 # At level 0 XLA compiles three times faster.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

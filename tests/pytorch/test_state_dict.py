@@ -24,8 +24,10 @@ from spectral_jax.pytorch.lightning import (
 )
 from spectral_jax.pytorch.state_dict import TABLE, infer_config, params_from_state_dict, state_dict_from_params
 from spectral_jax.runs import checkpoint, run
+from spectral_jax.training.config import TrainConfig
 from spectral_jax.training.schedule import Plateau
-from spectral_jax.training.step import TrainConfig, TrainingProgress, loss_and_gradient, train_step
+from spectral_jax.training.state import TrainingProgress
+from spectral_jax.training.step import loss_and_gradient, train_step
 
 CONFIG = ModelConfig(modes=128, latent_size=8)
 INFOS = json.loads((TINY / "infos.json").read_text())

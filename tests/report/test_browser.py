@@ -14,7 +14,7 @@ from spectral_jax.data import dataset
 from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
 from spectral_jax.report import document, measurements
 from spectral_jax.runs.run import Run, RunConfig
-from spectral_jax.training.step import TrainConfig
+from spectral_jax.training.config import TrainConfig
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "device_scale_factor": 1}
 

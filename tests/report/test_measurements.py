@@ -26,7 +26,7 @@ from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, i
 from spectral_jax.report import document, measurements, plots
 from spectral_jax.runs import evaluate
 from spectral_jax.runs.run import Run, RunConfig, load_run
-from spectral_jax.training.step import TrainConfig
+from spectral_jax.training.config import TrainConfig
 
 HOSTILE = (
     "</script><script>alert(1)</script>",

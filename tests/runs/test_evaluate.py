@@ -12,7 +12,7 @@ from spectral_jax.data import dataset
 from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
 from spectral_jax.runs import evaluate
 from spectral_jax.runs.run import Run, RunConfig
-from spectral_jax.training.step import TrainConfig
+from spectral_jax.training.config import TrainConfig
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from spectral_jax.data import dataset
 from spectral_jax.network.autoencoder import ModelConfig
 from spectral_jax.runs import run
 from spectral_jax.runs.logs import read_log
-from spectral_jax.training import batches, loop
+from spectral_jax.training import batches, dispatch, loop, placement
 from spectral_jax.training.batches import StreamedData
-from spectral_jax.training.step import TrainConfig
+from spectral_jax.training.config import TrainConfig
 
 MODEL = ModelConfig(modes=32, latent_size=4)
 TRAIN = TrainConfig(epochs=5, batch_size=8, learning_rate=1e-3, validate_every=2, seed=3)
@@ -47,18 +47,18 @@ def equal(ours, theirs):
     jax.tree.map(np.testing.assert_array_equal, ours[1], theirs[1])
 
 
-@pytest.mark.parametrize("placement", ["host", "stream"])
+@pytest.mark.parametrize("place", ["host", "stream"])
 @pytest.mark.parametrize("block_steps", [4, pytest.param(100, marks=pytest.mark.slow)])
-def test_blocks_give_what_resident_data_gives(placements, placement, block_steps, monkeypatch):
+def test_blocks_give_what_resident_data_gives(placements, place, block_steps, monkeypatch):
     monkeypatch.setattr(batches, "BLOCK_BYTES", block_steps * 8 * 32 * 3 * 4)
-    equal(trained(placements[placement]), trained(placements["device"]))
+    equal(trained(placements[place]), trained(placements["device"]))
 
 
 @pytest.mark.parametrize("seconds", [1e-9, 100])
 def test_the_length_of_a_dispatch_changes_nothing(fit_data, seconds, monkeypatch):
     expected = trained(fit_data)
-    monkeypatch.setattr(loop, "DISPATCH_SECONDS", seconds)
-    monkeypatch.setattr(loop, "FIRST_STEPS", 1)
+    monkeypatch.setattr(dispatch, "DISPATCH_SECONDS", seconds)
+    monkeypatch.setattr(dispatch, "FIRST_STEPS", 1)
     equal(trained(fit_data), expected)
 
 
@@ -69,7 +69,7 @@ def test_a_run_stopped_inside_its_epochs_continues_bit_for_bit(
     """Stopped after every other dispatch, one step long or a block; going on with the data in another place."""
     config = TrainConfig(epochs=4, batch_size=8, learning_rate=1e-3, validate_every=2, schedule=schedule)
     monkeypatch.setattr(batches, "BLOCK_BYTES", 4 * 8 * 32 * 3 * 4)
-    monkeypatch.setattr(loop, "FIRST_STEPS", 1)
+    monkeypatch.setattr(dispatch, "FIRST_STEPS", 1)
     folders = [run.create(tmp_path / name, run.RunConfig(MODEL, config, "data"), sphere_basis) for name in ("a", "b")]
     for _ in run.train_run(folders[0], placements["device"]):
         pass
@@ -112,24 +112,25 @@ def test_a_streamed_mesh_that_is_not_finite_is_named(placements):
 def test_placement_is_the_first_with_room(monkeypatch):
     page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
     too_many = page * pages // (1024 * 3 * 4) // 2 + 1
-    assert batches.choose(1000, 1024) == "device"
-    assert batches.choose(too_many, 1024) == "stream"
-    assert batches.choose(too_many, 1024, "bf16") == "device"
+    assert placement.choose_placement(1000, 1024) == "device"
+    assert placement.choose_placement(too_many, 1024) == "stream"
+    assert placement.choose_placement(too_many, 1024, "bf16") == "device"
 
 
 DEVICES = """
 import json, sys, jax, numpy as np
 from spectral_jax.training import batches, devices, loop
 from spectral_jax.network.autoencoder import ModelConfig
-from spectral_jax.training.step import TrainConfig
+from spectral_jax.training.config import TrainConfig
 arrays = np.load(sys.argv[1])
-data = loop.FitData(*(arrays[name] for name in loop.FitData._fields))
+data = batches.FitData(*(arrays[name] for name in batches.FitData._fields))
 config = TrainConfig(epochs=4, batch_size=12, learning_rate=1e-3, validate_every=2)
 losses = {}
 host = data._replace(train_coefficients=batches.StreamedData(data.train_coefficients, 32))
 for place, count in (("device", 1), ("device", 2), ("device", 8), ("host", 2), ("host", 8))[:: int(sys.argv[2])]:
-    mesh = devices.data_mesh(jax.devices()[:count])
-    progress = loop.fit(ModelConfig(modes=32, latent_size=4), config, data if place == "device" else host, mesh=mesh)
+    device_mesh = devices.data_mesh(jax.devices()[:count])
+    source = data if place == "device" else host
+    progress = loop.fit(ModelConfig(modes=32, latent_size=4), config, source, device_mesh=device_mesh)
     losses[f"{place} {count}"] = [f["spectral_train_loss"] for p in progress for f in p.figures.values()]
 print(json.dumps(losses))
 """
@@ -162,13 +163,13 @@ def test_processes_train_as_one_does(data_folder, fit_data, tmp_path, count, pla
         for progress in loop.fit(ModelConfig(modes=32), config, fit_data)
         for figures in progress.figures.values()
     ]
-    for placement in placements:
-        folder = tmp_path / placement
+    for place in placements:
+        folder = tmp_path / place
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
         command = [sys.executable, "-m", "spectral_jax.cli", "train", "--data", data_folder, "--run", folder, *options]
-        command += ["--placement", placement, "--coordinator", address, "--num-processes", str(count), "--process-id"]
+        command += ["--placement", place, "--coordinator", address, "--num-processes", str(count), "--process-id"]
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
         processes = [
             subprocess.Popen([*command, str(i)], env=environment, stderr=subprocess.PIPE, text=True)

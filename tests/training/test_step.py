@@ -13,9 +13,11 @@ from spectral_jax.geometry.metrics import map_batches, summarise, vertex_errors_
 from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
 from spectral_jax.runs import run
 from spectral_jax.runs.logs import read_log
-from spectral_jax.training import batches, loop
+from spectral_jax.training import batches, dispatch, loop
 from spectral_jax.training import step as training_step
-from spectral_jax.training.step import TrainConfig
+from spectral_jax.training.batches import epoch_order, num_steps
+from spectral_jax.training.config import TrainConfig
+from spectral_jax.training.state import EpochMetrics, init_state
 
 MODEL = ModelConfig(modes=32, latent_size=4)
 TRAIN = TrainConfig(epochs=6, batch_size=8, learning_rate=1e-3, validate_every=2, seed=3)
@@ -54,20 +56,20 @@ def test_an_epoch_is_the_steps_one_by_one_with_the_smaller_last_batch(fit_data):
     """44 meshes in batches of 8: five full steps and one of four meshes, each at its own rate."""
     model = SpectralAutoencoder(MODEL)
     data, key = jnp.asarray(fit_data.train_coefficients), jax.random.key(9)
-    order = np.asarray(training_step.epoch_order(key, 0, len(data), 8)).ravel()
+    order = np.asarray(epoch_order(key, 0, len(data), 8)).ravel()
     assert sorted(order[:44]) == list(range(44))
     assert order[44:].tolist() == [-1] * 4
     order = order[:44]
-    rates = np.linspace(1e-3, 5e-4, training_step.num_steps(len(data), 8)).astype(np.float32)
-    state, losses, norms = training_step.init_state(MODEL, TRAIN), [], []
+    rates = np.linspace(1e-3, 5e-4, num_steps(len(data), 8)).astype(np.float32)
+    state, losses, norms = init_state(MODEL, TRAIN), [], []
     for start, rate in zip(range(0, len(data), 8), rates, strict=True):
         batch = data[order[start : start + 8]]
         state, loss, norm = STEP(model, state, batch, rate)
         losses.append(float(loss) * len(batch))
         norms.append(float(norm))
-    sums, span = training_step.EpochMetrics(), training_step.StepRange(0, 1, 0, 6)
-    epochs = jax.jit(training_step.train_epochs, static_argnums=(0, 1))
-    epoch_state, sums = epochs(model, TRAIN, training_step.init_state(MODEL, TRAIN), sums, data, key, span, rates[None])
+    context, steps = dispatch.TrainContext(model, TRAIN), dispatch.StepRange(0, 1, 0, 6, rates[None])
+    epochs = jax.jit(dispatch.train_epochs, static_argnums=0)
+    epoch_state, sums = epochs(context, init_state(MODEL, TRAIN), EpochMetrics(), data, key, steps)
     assert int(epoch_state.step) == 6
     assert (sums.meshes, sums.skipped, sums.bad_step) == (44, 0, -1)
     assert float(sums.loss[0]) == pytest.approx(sum(losses), rel=1e-5)
@@ -77,7 +79,7 @@ def test_an_epoch_is_the_steps_one_by_one_with_the_smaller_last_batch(fit_data):
 
 def test_adam_is_the_published_one():
     """First step by hand: the moments are 0.1 g and 0.001 g^2, bias-corrected to g and g^2; eps outside the root."""
-    state = training_step.init_state(MODEL, TRAIN)
+    state = init_state(MODEL, TRAIN)
     after, *_ = STEP(
         SpectralAutoencoder(MODEL), state, jax.random.normal(jax.random.key(1), (8, 32, 3)), np.float32(0.01)
     )
@@ -91,12 +93,12 @@ def test_adam_is_the_published_one():
 
 def test_longer_gradients_are_scaled_to_the_norm_and_shorter_ones_kept():
     """The first moment after one step is a tenth of the gradient that was used."""
-    state, batch = training_step.init_state(MODEL, TRAIN), jax.random.normal(jax.random.key(1), (8, 32, 3))
+    state, batch = init_state(MODEL, TRAIN), jax.random.normal(jax.random.key(1), (8, 32, 3))
 
     def used(clip_norm, batch):
         config = dataclasses.replace(TRAIN, clip_norm=clip_norm)
-        after, _, norm = jax.jit(training_step.train_step, static_argnums=(0, 5))(
-            SpectralAutoencoder(MODEL), state, batch, np.float32(1e-3), None, config
+        after, _, norm = jax.jit(training_step.train_step, static_argnums=0, static_argnames="config")(
+            SpectralAutoencoder(MODEL), state, batch, np.float32(1e-3), config=config
         )
         return jax.tree.map(lambda m: m / 0.1, after.opt_state.mu), float(norm)
 
@@ -132,7 +134,7 @@ def test_training_ends_at_a_loss_that_is_not_finite_and_keeps_its_checkpoint(fit
     with pytest.raises(FloatingPointError) as raised:
         for _ in run.train_run(folder, broken):
             pass
-    order = np.asarray(training_step.epoch_order(jax.random.fold_in(jax.random.key(TRAIN.seed), 1), kept.epoch, 44, 8))
+    order = np.asarray(epoch_order(batches.shuffling_key(TRAIN.seed), kept.epoch, 44, 8))
     step = 1 + min(int(np.argwhere(order == mesh)[0, 0]) for mesh in (7, 12))
     assert str(raised.value) == (
         f"the loss or its gradient is not finite in epoch {kept.epoch + 1}, step {step}, at learning rate 0.001"
@@ -165,10 +167,10 @@ def test_a_batch_in_parts_has_the_loss_and_gradient_of_the_whole(fit_data, monke
 
 
 def test_a_run_compiles_its_epoch_once(fit_data):
-    training_step.train_resident.clear_cache()
+    dispatch.train_resident.clear_cache()
     training_step.validate.clear_cache()
     figures_of(TRAIN, fit_data)
-    assert training_step.train_resident._cache_size() == 1
+    assert dispatch.train_resident._cache_size() == 1
     assert training_step.validate._cache_size() == 1
 
 

@@ -10,7 +10,7 @@ from spectral_jax.data import dataset
 from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
 from spectral_jax.runs.opened import OpenedRun
 from spectral_jax.runs.run import Run, RunConfig
-from spectral_jax.training.step import TrainConfig
+from spectral_jax.training.config import TrainConfig
 from spectral_jax.viewer import scene, web
 from spectral_jax.viewer.scene import Choice, Gallery
 

@@ -1,0 +1,61 @@
+"""Reading a dataset for training: the test split into memory, the train split to where it fits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import psutil
+
+from spectral_jax.data.dataset import Data, read_split
+from spectral_jax.files.progress import SILENT, Progress, track
+from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.training import batches, devices
+from spectral_jax.training.batches import FitData, StreamedData
+from spectral_jax.training.config import Placement, Storage, TrainConfig
+
+DEVICE_SHARE = 0.6  # of a device's free memory that the coefficients may take; activations need the rest
+HOST_SHARE = 0.5  # of the host's memory
+
+
+def choose_placement(num_meshes: int, num_modes: int, storage: Storage = "float32") -> Placement:
+    """The first of device, host and stream with enough room for the coefficients."""
+    size = num_meshes * num_modes * 3 * batches.storage_dtype(storage).itemsize
+    fits_host = size <= HOST_SHARE * psutil.virtual_memory().total
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        if size <= DEVICE_SHARE * (stats["bytes_limit"] - stats["bytes_in_use"]):
+            return "device"
+        return "host" if fits_host else "stream"
+    return "device" if fits_host else "stream"  # a CPU: the device's memory is the host's
+
+
+def read_fit_data(
+    data: Data,
+    model: ModelConfig,
+    config: TrainConfig,
+    placement: Literal["auto"] | Placement = "auto",
+    storage: Storage = "float32",
+    progress: Progress = SILENT,
+) -> FitData:
+    """Read an opened dataset for training: the test split into memory, the train split to its placement.
+
+    Raises ValueError for too many modes, a batch larger than the train split, or a test split without vertices.
+    """
+    modes, count = model.modes, len(data.splits["train"])
+    if config.batch_size > count:
+        raise ValueError(f"batch size {config.batch_size} is larger than the train split, {count} meshes")
+    tracked = lambda rows, task: track(rows, progress, task)  # noqa: E731
+    if placement == "auto":
+        placement = choose_placement(count, modes, storage)
+    if placement == "device":
+        own = read_split(data, "train", modes, tracked, devices.local_rows(count)).coefficients
+        train = batches.resident(own, count, devices.data_mesh(), storage)
+    elif placement == "host":
+        train = StreamedData(read_split(data, "train", modes, tracked).coefficients, modes)
+    else:
+        train = StreamedData(data.splits["train"], modes)
+    test = read_split(data, "test", modes, tracked)
+    if test.vertices is None:
+        raise ValueError(f"{data.path}: the test split has no original vertices to validate against")
+    return FitData(train, data.basis.modes[:, :modes], test.coefficients, test.vertices)

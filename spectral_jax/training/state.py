@@ -1,0 +1,72 @@
+"""Everything needed to resume training: what a step changes, and what the loop remembers between steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from spectral_jax.network.autoencoder import ModelConfig, init_params
+from spectral_jax.training.config import TrainConfig
+from spectral_jax.training.schedule import Plateau
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that a step changes: parameters, Adam's moments (optax.ScaleByAdamState), number of steps taken (int32)."""
+
+    params: Any
+    opt_state: Any
+    step: Any
+
+
+class EpochMetrics(NamedTuple):
+    """Running totals of the current epoch, as float32 and int32 scalars."""
+
+    loss: Any = np.float32(0)
+    """Sum of the loss over meshes."""
+    meshes: Any = np.float32(0)
+    """Number of meshes."""
+    gradient_norm: Any = np.float32(0)
+    """Sum of the gradient's norm over steps."""
+    skipped: Any = np.int32(0)
+    """Number of skipped steps."""
+    bad_step: Any = np.int32(-1)
+    """First step whose loss or gradient is not finite, -1 for none."""
+
+
+class TrainingProgress(NamedTuple):
+    """Everything needed to resume training: a checkpoint holds exactly this."""
+
+    state: TrainState
+    plateau: Plateau
+    """State of the learning-rate rule."""
+    epoch: int
+    """Number of finished epochs."""
+    validation_mm: float | None = None
+    """Error of the latest validation that the plateau rule has seen, mm."""
+    best_mm: float | None = None
+    """Lowest validation error so far, mm."""
+    step: int = 0
+    """Number of steps taken in the current epoch."""
+    sums: EpochMetrics = EpochMetrics()
+    """Totals of those steps."""
+
+
+def init_state(model_config: ModelConfig, config: TrainConfig) -> TrainState:
+    """The state before the first step; it depends on the seed alone."""
+    params = init_params(model_config, jax.random.key(config.seed))
+    adam = optax.ScaleByAdamState(
+        jnp.zeros((), jnp.int32), optax.tree.zeros_like(params), optax.tree.zeros_like(params)
+    )
+    return TrainState(params, adam, jnp.zeros((), jnp.int32))
+
+
+def init_progress(model_config: ModelConfig, config: TrainConfig) -> TrainingProgress:
+    """The position of a new run."""
+    return TrainingProgress(init_state(model_config, config), Plateau(config.learning_rate), 0)
