@@ -16,7 +16,7 @@ import tyro
 
 from spectral_jax.basis import spectral
 from spectral_jax.network.autoencoder import ModelConfig
-from spectral_jax.runs import run
+from spectral_jax.runs import run, train
 from spectral_jax.training.batches import FitData
 from spectral_jax.training.config import TrainConfig
 
@@ -48,7 +48,7 @@ def soak(epochs: int, folder: Path) -> None:
 
     print(" epoch     memory  ms/epoch with files  checkpoints    events       log")
     every, rows, trained, start = epochs // ROWS, [], 0.0, time.perf_counter()
-    for progress in run.train_run(path, data):
+    for progress in train.train_run(path, data):
         epoch = progress.position.epoch
         trained += sum(figures["epoch_time"] for figures in progress.figures.values())
         if epoch >= every * (len(rows) + 1):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time these load 
     from spectral_jax.runs.evaluate import evaluate as evaluate
     from spectral_jax.runs.run import Run as Run
     from spectral_jax.runs.run import load_run as load_run
+    from spectral_jax.runs.train import train as train
     from spectral_jax.training.batches import FitData as FitData
     from spectral_jax.training.config import TrainConfig as TrainConfig
     from spectral_jax.training.loop import fit as fit
@@ -41,6 +42,7 @@ _HOMES = {
     "fit": "training.loop",
     "Run": "runs.run",
     "load_run": "runs.run",
+    "train": "runs.train",
     "open_data": "data.open",
     "evaluate": "runs.evaluate",
 }

@@ -87,3 +87,13 @@ class Counted(Silent):
 
     def update(self, task, done, total=None, note=""):
         self.done.append(done)
+
+
+class Stopping(Silent):
+    """Progress whose answers to `should_stop` are given."""
+
+    def __init__(self, answers):
+        self.answers = iter(answers)
+
+    def should_stop(self):
+        return next(self.answers)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any

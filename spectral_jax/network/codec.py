@@ -20,6 +20,10 @@ from spectral_jax.network.autoencoder import SpectralAutoencoder
 
 BATCH = 64  # meshes in a batch; 16 to 64 are within 30 % on two CPU cores, and a GPU needs many
 AHEAD = 2  # batches that are computed while an earlier one is fetched
+NO_BASIS = (
+    "has no basis, so its coefficients have no vertices: convert its checkpoint again with the dataset, "
+    "`spectral-jax convert ... --data DATA`"
+)
 
 
 @runtime_checkable
@@ -50,7 +54,8 @@ class Codec:
 
     model: SpectralAutoencoder
     params: Any
-    basis: SpectralBasis
+    basis: Any
+    """SpectralBasis of the network's modes; None: the methods that take or return vertices raise ValueError."""
 
     @classmethod
     def of(cls, run: Trained) -> Codec:
@@ -72,11 +77,11 @@ class Codec:
 
     def decode_vertices(self, latents: Iterable) -> Float[np.ndarray, "mesh vertex 3"]:
         """Vertices in metres of latents (mesh, latent)."""
-        return self._gather(decode_vertices_batch, latents, (self.basis.num_vertices, 3))
+        return self._gather(decode_vertices_batch, latents, (_basis(self).num_vertices, 3))
 
     def reconstruct(self, coefficients: Iterable) -> Float[np.ndarray, "mesh vertex 3"]:
         """Vertices in metres of coefficients (mesh, freq, 3) after encoding and decoding."""
-        return self._gather(reconstruct_batch, coefficients, (self.basis.num_vertices, 3))
+        return self._gather(reconstruct_batch, coefficients, (_basis(self).num_vertices, 3))
 
     def stream(self, function: Callable[[Codec, Array], Array], rows: Iterable) -> Iterator[np.ndarray]:
         """Apply `decode_batch` or another such function to rows, and yield the results batch by batch."""
@@ -118,19 +123,25 @@ def decode_batch(codec: Codec, latents: Float[Array, "batch latent"]) -> Float[A
 @jax.jit
 def encode_vertices_batch(codec: Codec, vertices: Float[Array, "batch vertex 3"]) -> Float[Array, "batch latent"]:
     """Latents of vertices in metres."""
-    return encode_batch(codec, spectral.project(codec.basis, vertices))
+    return encode_batch(codec, spectral.project(_basis(codec), vertices))
 
 
 @jax.jit
 def decode_vertices_batch(codec: Codec, latents: Float[Array, "batch latent"]) -> Float[Array, "batch vertex 3"]:
     """Vertices in metres of latents."""
-    return spectral.reconstruct(codec.basis, decode_batch(codec, latents))
+    return spectral.reconstruct(_basis(codec), decode_batch(codec, latents))
 
 
 @jax.jit
 def reconstruct_batch(codec: Codec, coefficients: Float[Array, "batch freq 3"]) -> Float[Array, "batch vertex 3"]:
     """Vertices in metres of coefficients after encoding and decoding."""
     return decode_vertices_batch(codec, encode_batch(codec, coefficients))
+
+
+def _basis(codec: Codec) -> SpectralBasis:
+    if codec.basis is None:
+        raise ValueError(f"the run {NO_BASIS}")
+    return codec.basis
 
 
 def _batches(rows: Iterable) -> Iterator[np.ndarray]:

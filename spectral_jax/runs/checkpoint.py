@@ -1,4 +1,18 @@
-"""Checkpoints of a run: Orbax folders `last` and `best`, each holding one finished step folder."""
+"""Checkpoints of a run: the folders `last` and `best`, each with one Orbax checkpoint in a folder EPOCH or EPOCH.STEP.
+
+A checkpoint holds a `TrainingProgress`, everything needed to resume training:
+
+    arrays    params             the network's parameters
+              opt_state          count, mu and nu of Adam (optax.ScaleByAdamState)
+              step               number of steps taken
+    metadata  epoch, step        finished epochs, and steps taken in the next one
+              plateau            learning rate, best error (null: none yet) and bad epochs of the plateau rule
+              validation_mm      error of the latest validation that the rule has seen, mm, or null
+              best_mm            lowest validation error, mm, or null
+              sums               totals of the unfinished epoch (`EpochMetrics`)
+
+Options are in the run's config.json. The order of the meshes follows from the seed and the epoch.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +37,22 @@ from spectral_jax.training.state import EpochMetrics, TrainingProgress, TrainSta
 
 
 def save(folder: str | Path, position: TrainingProgress) -> None:
-    """Write the position under `folder`/EPOCH or EPOCH.STEP, then remove the others: one complete is always there.
+    """Write a checkpoint, then remove the older ones: a complete one exists at any time.
 
-    Where the same position is there already, it stays. Raises OSError naming the folder when it cannot be written. Of
-    several processes, all call this with the same position and the main one writes.
+    A checkpoint of the same position is kept. Raises OSError naming the folder when it cannot be written. Of several
+    processes, all call this with the same position and the main one writes.
     """
     from orbax.checkpoint import v1 as ocp
 
     folder = Path(folder).absolute()
-    metadata: Any = position._asdict() | {"plateau": [None if math.isinf(x) else x for x in position.plateau]}
-    metadata["sums"] = [value.item() for value in position.sums]
-    del metadata["state"]
+    metadata: dict[str, Any] = {
+        "plateau": [None if math.isinf(value) else value for value in position.plateau],
+        "epoch": position.epoch,
+        "validation_mm": position.validation_mm,
+        "best_mm": position.best_mm,
+        "step": position.step,
+        "sums": [value.item() for value in position.sums],
+    }
     target = folder / (f"{position.epoch}.{position.step}" if position.step else f"{position.epoch}")
     if not ocp.is_orbax_checkpoint(str(target)):
         tree = _tree(jax.device_get(position.state))
@@ -48,7 +67,7 @@ def save(folder: str | Path, position: TrainingProgress) -> None:
 
 
 def find(folder: str | Path) -> Path | None:
-    """The newest finished checkpoint under `folder`, if any."""
+    """The newest complete checkpoint under `folder`, if any."""
     from orbax.checkpoint import v1 as ocp
 
     steps = [p for p in Path(folder).absolute().glob("*") if re.fullmatch(r"\d+(\.\d+)?", p.name)]
@@ -57,9 +76,9 @@ def find(folder: str | Path) -> Path | None:
 
 
 def restore(folder: str | Path, model_config: ModelConfig, train_config: TrainConfig) -> TrainingProgress:
-    """Read the newest finished checkpoint under `folder` as host arrays.
+    """Read the newest complete checkpoint under `folder` as host arrays.
 
-    Raises ValueError naming the folder when there is none, or when its arrays are not those of the model.
+    Raises ValueError naming the folder when there is none, or when its arrays are not those of the network.
     """
     from orbax.checkpoint import v1 as ocp
 
@@ -76,7 +95,7 @@ def restore(folder: str | Path, model_config: ModelConfig, train_config: TrainCo
         extra: Any = stored.custom_metadata
         learning_rate, best, bad_epochs = extra["plateau"]
         plateau = Plateau(learning_rate, math.inf if best is None else best, bad_epochs)
-        zeros = EpochMetrics()
+        zeros = EpochMetrics()  # absent from early checkpoints
         sums = EpochMetrics(*(type(zero)(x) for zero, x in zip(zeros, extra.get("sums", zeros), strict=True)))
         return TrainingProgress(
             state, plateau, extra["epoch"], extra["validation_mm"], extra["best_mm"], extra.get("step", 0), sums
@@ -88,7 +107,7 @@ def restore(folder: str | Path, model_config: ModelConfig, train_config: TrainCo
 
 
 def _check_room(target: Path, size: int) -> None:
-    """Raise OSError naming the target where so many bytes do not fit; every thread of Orbax's would print its own."""
+    """Raise OSError naming the target when `size` bytes do not fit. Orbax's threads would each print an error."""
     if not (devices.is_main() and hasattr(os, "posix_fallocate")):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +115,7 @@ def _check_room(target: Path, size: int) -> None:
         with tempfile.TemporaryFile(dir=target.parent) as file:
             os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot say beforehand
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # the file system cannot reserve space
             raise OSError(error.errno, error.strerror, str(target)) from error
 
 

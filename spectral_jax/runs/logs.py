@@ -1,4 +1,4 @@
-"""What a run writes while it trains: log.jsonl, one line an epoch, and TensorBoard event files."""
+"""The logs of a run: log.jsonl, one line for each epoch, and TensorBoard event files."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 
 from spectral_jax.files import atomic, safe_files
 
-LOG_FILE, EVENTS_FOLDER = "log.jsonl", "tb_logs"
-LOG_BYTES = 64 << 20  # some 250,000 epochs
+LOG_FILE = "log.jsonl"
+EVENTS_FOLDER = "tb_logs"
+LOG_BYTES = 64 << 20  # about 250,000 epochs
 
 
 class RunLog:
-    """Writes each epoch's figures to both; opened at `epoch` epochs done, it drops later lines of an earlier try."""
+    """Writes each epoch's figures to both logs. A run resumed after `epoch` epochs drops the lines of later ones."""
 
     def __init__(self, run_folder: Path, epoch: int):
         path = run_folder / LOG_FILE
@@ -24,14 +25,15 @@ class RunLog:
         self._file = path.open("a", buffering=1)
         self._events = _summary_writer()(str(run_folder / EVENTS_FOLDER), purge_step=epoch + 1, write_to_disk=True)
 
-    def write(self, epoch: int, figures: dict[str, float]) -> None:
-        """Log the figures of the `epoch`-th epoch (1-based)."""
-        self._file.write(json.dumps({"epoch": epoch, **figures}) + "\n")
-        for name, value in figures.items():
-            self._events.add_scalar(name, value, epoch)
+    def write(self, figures: dict[int, dict[str, float]]) -> None:
+        """Log the figures by name of each epoch; epochs count from 1."""
+        for epoch, values in figures.items():
+            self._file.write(json.dumps({"epoch": epoch, **values}) + "\n")
+            for name, value in values.items():
+                self._events.add_scalar(name, value, epoch)
 
     def show(self, epoch: int, latents: np.ndarray, picture: np.ndarray | None) -> None:
-        """A histogram of each column of latents (mesh, latent), and a picture (height, width, 3) where there is one."""
+        """Show a histogram of each column of latents (mesh, latent), and a picture (height, width, 3) if given."""
         for i, values in enumerate(latents.T):
             self._events.add_histogram(f"latent/{i:03d}", values, epoch)
         if picture is not None:
@@ -46,7 +48,10 @@ class RunLog:
 
 
 def _summary_writer() -> type:
-    """tensorboardX's writer, imported without PyTorch: where that is installed it would take three seconds more."""
+    """tensorboardX's writer, imported without PyTorch, which its import would load where installed (three seconds).
+
+    The entry None in sys.modules makes `import torch` raise ImportError; tensorboardX has no option for that.
+    """
     absent = "torch" not in sys.modules
     if absent:
         sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
@@ -59,9 +64,9 @@ def _summary_writer() -> type:
 
 
 def read_log(run_folder: str | Path) -> list[dict]:
-    """The lines of a run's log.jsonl, oldest first; a last line cut short by a crash is left out.
+    """Read a run's log.jsonl, oldest epoch first, without a last line that a crash cut short.
 
-    Raises ValueError naming a line that is none of a log.
+    Raises ValueError naming the line when it is not a log's.
     """
     path, records = Path(run_folder) / LOG_FILE, []
     if path.is_file():
@@ -69,5 +74,5 @@ def read_log(run_folder: str | Path) -> list[dict]:
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
             records.append(safe_files.parse_json(line, f"{path}: line {number}"))
             if type(records[-1].get("epoch")) is not int:
-                raise ValueError(f"{path}: line {number}: epoch is {records[-1].get('epoch')!r}, which is no int")
+                raise ValueError(f"{path}: line {number}: epoch is {records[-1].get('epoch')!r}, expected an int")
     return records

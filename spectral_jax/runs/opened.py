@@ -52,7 +52,7 @@ def open_run(
     Raises ValueError when either cannot be read, when the run names no dataset, or when the two differ in connectivity
     or modes.
     """
-    loaded = run if isinstance(run, Run) else runs.load_run(run, which)
+    loaded = (run if isinstance(run, Run) else runs.load_run(run, which)).with_basis()
     opened = data if isinstance(data, Data) else opening.open_data(data or _trained_on(loaded), progress)
     spectral.check_same(loaded.basis, opened.basis, (f"the basis of {loaded.path}", f"that of {opened.path}"))
     return OpenedRun(loaded, opened)

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a network at a validation beside its figures: latents, and pictures of a few meshes."""
+"""Snapshots of a network for TensorBoard: histograms of latents, and pictures of a few reconstructed meshes."""
 
 from __future__ import annotations
 
@@ -16,35 +16,55 @@ from spectral_jax.geometry.metrics import vertex_errors_mm
 from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder
 from spectral_jax.network.codec import Codec
 from spectral_jax.training.batches import FitData
+from spectral_jax.training.state import TrainingProgress
 
-MOST_LATENTS = 1024  # meshes that histograms are of
-PIXELS = 192  # of a picture's side
-MOST_MM = 50.0  # the error with the last colour
+MAX_LATENTS = 1024  # test meshes whose latents enter the histograms
+PIXELS = 192  # width and height of a picture
+MAX_ERROR_MM = 50.0  # the error of the last colour
+GROWTH = 1.25  # between the epochs of two snapshots: about 40 snapshots in 10,000 epochs
 
 
-def show(
-    config: ModelConfig, params: Any, basis: SpectralBasis, data: FitData, pictures: int
-) -> tuple[Float[np.ndarray, "mesh latent"], UInt8[np.ndarray, "height width 3"] | None]:
-    """Latents of test meshes, and a picture of some of them (none without Pillow): above as they are, below as the
-    network has them, coloured by error."""
-    basis = spectral.truncate(basis, config.modes)
-    codec = Codec(SpectralAutoencoder(config), jax.device_put(jax.device_get(params)), jax.device_put(basis))
-    coefficients = np.asarray(data.test_coefficients)
-    latents = codec.encode(coefficients[_spread(len(coefficients), MOST_LATENTS)])
-    chosen = _spread(len(coefficients), pictures)
-    if not (len(chosen) and render.available()):
-        return latents, None
-    originals = np.asarray(data.test_vertices)[chosen]
-    reconstructed = codec.reconstruct(coefficients[chosen])
-    errors_mm, faces = np.asarray(vertex_errors_mm(reconstructed, originals)), np.asarray(basis.faces)
-    columns = []
-    for original, mesh, mm in zip(originals, reconstructed, errors_mm, strict=True):
-        view, colours = render.window(original), error_colours(mm[faces].mean(axis=1), 0.0, MOST_MM)
-        both = render.draw(original, faces, view, PIXELS), render.draw(mesh, faces, view, PIXELS, colours=colours)
-        columns.append(np.concatenate(both))
-    return latents, np.concatenate(columns, axis=1)
+class Snapshots:
+    """Draws a network's latents and reconstructions during training, at ever fewer epochs."""
+
+    def __init__(
+        self, model: ModelConfig, basis: SpectralBasis | None, data: FitData, pictures: int, last_epoch: int = 0
+    ):
+        self._model, self._data, self._pictures = model, data, pictures
+        self._basis = None if basis is None else spectral.truncate(basis, model.modes)
+        self._last_epoch = last_epoch
+
+    def due(self, epoch: int) -> bool:
+        """Whether to draw after this epoch: never without pictures or a basis."""
+        return self._pictures > 0 and self._basis is not None and epoch >= self._last_epoch * GROWTH
+
+    def draw(
+        self, position: TrainingProgress
+    ) -> tuple[Float[np.ndarray, "mesh latent"], UInt8[np.ndarray, "height width 3"] | None]:
+        """Latents of test meshes, and a picture of some of them (None without Pillow).
+
+        The top row of the picture shows the originals, the bottom row the reconstructions coloured by error.
+        """
+        self._last_epoch = position.epoch
+        params = jax.device_put(jax.device_get(position.state.params))
+        basis: Any = self._basis
+        codec = Codec(SpectralAutoencoder(self._model), params, jax.device_put(basis))
+        coefficients = np.asarray(self._data.test_coefficients)
+        latents = codec.encode(coefficients[_spread(len(coefficients), MAX_LATENTS)])
+        chosen = _spread(len(coefficients), self._pictures)
+        if not (len(chosen) and render.available()):
+            return latents, None
+        originals = np.asarray(self._data.test_vertices)[chosen]
+        reconstructed = codec.reconstruct(coefficients[chosen])
+        errors_mm, faces = np.asarray(vertex_errors_mm(reconstructed, originals)), np.asarray(basis.faces)
+        columns = []
+        for original, mesh, mm in zip(originals, reconstructed, errors_mm, strict=True):
+            view, colours = render.window(original), error_colours(mm[faces].mean(axis=1), 0.0, MAX_ERROR_MM)
+            both = render.draw(original, faces, view, PIXELS), render.draw(mesh, faces, view, PIXELS, colours=colours)
+            columns.append(np.concatenate(both))
+        return latents, np.concatenate(columns, axis=1)
 
 
 def _spread(count: int, most: int) -> np.ndarray:
-    """At most so many of `count` meshes, evenly."""
+    """Indices of at most `most` of `count` meshes, evenly spaced."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)

@@ -8,7 +8,7 @@ import jax
 import psutil
 
 from spectral_jax.data.dataset import Data, read_split
-from spectral_jax.files.progress import SILENT, Progress, track
+from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.network.autoencoder import ModelConfig
 from spectral_jax.training import batches, devices
 from spectral_jax.training.batches import FitData, StreamedData
@@ -45,17 +45,16 @@ def read_fit_data(
     modes, count = model.modes, len(data.splits["train"])
     if config.batch_size > count:
         raise ValueError(f"batch size {config.batch_size} is larger than the train split, {count} meshes")
-    tracked = lambda rows, task: track(rows, progress, task)  # noqa: E731
     if placement == "auto":
         placement = choose_placement(count, modes, storage)
     if placement == "device":
-        own = read_split(data, "train", modes, tracked, devices.local_rows(count)).coefficients
+        own = read_split(data, "train", modes, devices.local_rows(count), progress).coefficients
         train = batches.resident(own, count, devices.data_mesh(), storage)
     elif placement == "host":
-        train = StreamedData(read_split(data, "train", modes, tracked).coefficients, modes)
+        train = StreamedData(read_split(data, "train", modes, progress=progress).coefficients, modes)
     else:
         train = StreamedData(data.splits["train"], modes)
-    test = read_split(data, "test", modes, tracked)
+    test = read_split(data, "test", modes, progress=progress)
     if test.vertices is None:
         raise ValueError(f"{data.path}: the test split has no original vertices to validate against")
     return FitData(train, data.basis.modes[:, :modes], test.coefficients, test.vertices)

@@ -9,10 +9,11 @@ import sys
 import jax
 import numpy as np
 import pytest
+from helpers import Stopping
 
 from spectral_jax.data import dataset
 from spectral_jax.network.autoencoder import ModelConfig
-from spectral_jax.runs import run
+from spectral_jax.runs import run, train
 from spectral_jax.runs.logs import read_log
 from spectral_jax.training import batches, dispatch, loop, placement
 from spectral_jax.training.batches import StreamedData
@@ -71,13 +72,12 @@ def test_a_run_stopped_inside_its_epochs_continues_bit_for_bit(
     monkeypatch.setattr(batches, "BLOCK_BYTES", 4 * 8 * 32 * 3 * 4)
     monkeypatch.setattr(dispatch, "FIRST_STEPS", 1)
     folders = [run.create(tmp_path / name, run.RunConfig(MODEL, config, "data"), sphere_basis) for name in ("a", "b")]
-    for _ in run.train_run(folders[0], placements["device"]):
+    for _ in train.train_run(folders[0], placements["device"]):
         pass
     stops, done = 0, 0
     while done < 4:
-        countdown = iter([False, True])
         data = placements[("device", "host", "stream")[stops % 3]]
-        for progress in run.train_run(folders[1], data, should_stop=lambda countdown=countdown: next(countdown)):
+        for progress in train.train_run(folders[1], data, progress=Stopping([False, True])):
             done = progress.position.epoch
         stops += 1
     assert stops > 4

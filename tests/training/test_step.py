@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import Stopping
 
 from spectral_jax.geometry.metrics import map_batches, summarise, vertex_errors_mm
 from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
-from spectral_jax.runs import run
+from spectral_jax.runs import run, train
 from spectral_jax.runs.logs import read_log
 from spectral_jax.training import batches, dispatch, loop
 from spectral_jax.training import step as training_step
@@ -29,7 +30,7 @@ def equal(a, b):
 
 def train_all(folder, fit_data):
     """Train a run folder to its end; the figures without the clock's."""
-    for _ in run.train_run(folder, fit_data):
+    for _ in train.train_run(folder, fit_data):
         pass
     return [
         {k: v for k, v in line.items() if k not in ("epoch_time", "meshes_per_second")} for line in read_log(folder)
@@ -124,15 +125,15 @@ def spoiled(fit_data):
 def test_training_ends_at_a_loss_that_is_not_finite_and_keeps_its_checkpoint(fit_data, sphere_basis, tmp_path, blocks):
     config = run.RunConfig(MODEL, dataclasses.replace(TRAIN, epochs=4), "data")
     folder = run.create(tmp_path / "run", config, sphere_basis)
-    stop = iter([False, True])
-    for _ in run.train_run(folder, fit_data, should_stop=lambda: next(stop)):
+    stop = [False, True]
+    for _ in train.train_run(folder, fit_data, progress=Stopping(stop)):
         pass
     kept = run.load_run(folder)
     broken = spoiled(fit_data)
     if blocks:
         broken = broken._replace(train_coefficients=batches.StreamedData(np.asarray(broken.train_coefficients), 32))
     with pytest.raises(FloatingPointError) as raised:
-        for _ in run.train_run(folder, broken):
+        for _ in train.train_run(folder, broken):
             pass
     order = np.asarray(epoch_order(batches.shuffling_key(TRAIN.seed), kept.epoch, 44, 8))
     step = 1 + min(int(np.argwhere(order == mesh)[0, 0]) for mesh in (7, 12))
@@ -236,7 +237,7 @@ def test_tensorboard_gets_the_published_names_and_now_and_then_latents_and_pictu
 
     config = dataclasses.replace(TRAIN, epochs=8, validate_every=1)
     folder = run.create(tmp_path / "run", run.RunConfig(MODEL, config, "data"), sphere_basis)
-    for _ in run.train_run(folder, fit_data, pictures=2):
+    for _ in train.train_run(folder, fit_data, pictures=2):
         pass
     steps, values = {}, {}
     for tag, step, value in events(folder):
@@ -305,7 +306,7 @@ def test_unusable_options_are_refused_with_the_value(options, message):
 )
 def test_a_tampered_run_is_refused_and_named(fit_data, sphere_basis, tmp_path, change, message):
     folder = run.create(tmp_path / "tampered", run.RunConfig(MODEL, TRAIN, "data"), sphere_basis)
-    for _ in run.train_run(folder, fit_data, should_stop=lambda: True):
+    for _ in train.train_run(folder, fit_data, progress=Stopping([True])):
         pass
     record = json.loads((folder / "config.json").read_text())
     change(record)
