@@ -68,10 +68,12 @@ def test_arrays_go_by_name_and_need_no_pickle(released):
         assert json.loads(str(file["metadata"]))["model"]["latent_size"] == 8
 
 
-def test_without_a_basis_the_run_loads_no_further(released, tmp_path):
+def test_without_a_basis_the_run_loads_and_says_what_it_lacks(released, tmp_path):
     bundle.import_release(released, tmp_path / "run")
-    with pytest.raises(ValueError, match=r"has no basis\.npz: give the dataset's with .* --data DATA"):
-        run.load_run(tmp_path / "run")
+    loaded = run.load_run(tmp_path / "run")
+    assert loaded.basis is None
+    with pytest.raises(ValueError, match="run has no basis.*--data DATA"):
+        loaded.with_basis()
 
 
 def test_another_basis_is_refused_and_rounding_is_not(released, basis, tmp_path):
@@ -210,7 +212,7 @@ def test_commands(original, tmp_path, capsys):
         (["export", "none", str(other)], "none: no such run folder"),
         (["import", file, folder], "run exists already"),
         (["import", "none.npz", str(tmp_path / "new")], "none.npz: no such file"),
-        (["eval", str(tmp_path / "bare"), "--data", data], "has no basis.npz"),
+        (["eval", str(tmp_path / "bare"), "--data", data], "bare has no basis"),
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err

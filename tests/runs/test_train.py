@@ -71,8 +71,8 @@ def test_commands_that_need_the_basis_say_so_in_one_line(bare, data_folder, tmp_
         ["report", str(bare), *data],
         ["view", str(bare), *data],
         ["export", str(bare), str(out)],
-        ["encode", str(bare), str(data_folder), "--out", str(out)],
-        ["interpolate", str(bare), "0", "1", *data, "--out", str(tmp_path / "path")],
+        ["encode", str(data_folder), str(out), "--run", str(bare)],
+        ["interpolate", str(bare), "--from", "0", "--to", "1", *data, "--out", str(tmp_path / "path")],
     ):
         assert main(command) == 2, command
         error = capsys.readouterr().err
