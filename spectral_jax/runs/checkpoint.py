@@ -108,9 +108,13 @@ def restore(folder: str | Path, model_config: ModelConfig, train_config: TrainCo
 
 def _check_room(target: Path, size: int) -> None:
     """Raise OSError naming the target when `size` bytes do not fit. Orbax's threads would each print an error."""
-    if not (devices.is_main() and hasattr(os, "posix_fallocate")):
+    if not devices.is_main():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
+    if not hasattr(os, "posix_fallocate"):  # macOS and Windows: quotas go unnoticed
+        if shutil.disk_usage(target.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        return
     try:
         with tempfile.TemporaryFile(dir=target.parent) as file:
             os.posix_fallocate(file.fileno(), 0, size)

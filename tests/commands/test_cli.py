@@ -56,12 +56,14 @@ def test_the_python_of_the_readme_runs(trained, data_folder, tmp_path, monkeypat
         (tmp_path / link).symlink_to(folder)
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     names = {}
     with jax.numpy_rank_promotion("allow"):  # readers write as NumPy lets them
         for block in blocks:
             exec(compile(block, "README.md", "exec"), names)
     assert names["vertices"].shape == (1, 162, 3)
+    assert names["run"].epoch == 24
+    assert names["summary"].count == 9
 
 
 def test_eval_prints_the_table_and_writes_the_figures(trained, tmp_path, capsys):

@@ -72,7 +72,7 @@ def test_without_a_basis_the_run_loads_and_says_what_it_lacks(released, tmp_path
     bundle.import_release(released, tmp_path / "run")
     loaded = run.load_run(tmp_path / "run")
     assert loaded.basis is None
-    with pytest.raises(ValueError, match="run has no basis.*--data DATA"):
+    with pytest.raises(ValueError, match=r"run has no basis.*--data DATA"):
         loaded.with_basis()
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -125,6 +126,21 @@ def test_what_cannot_be_written_ends_training_and_the_checkpoint_stays(trained, 
     assert run.load_run(folder).epoch == 2
     assert main(["train", "--run", str(folder), "--resume", "--pictures", "0", "--epochs", "3"]) == 0
     assert [line["epoch"] for line in read_log(folder)] == [1, 2, 3]
+
+
+def test_without_posix_fallocate_a_full_disk_is_found_before_anything_is_written(trained, tmp_path, monkeypatch):
+    """As on macOS and Windows."""
+    config = run.load_config(trained)
+    position = checkpoint.restore(trained / "last", config.model, config.train)
+    monkeypatch.delattr("os.posix_fallocate", raising=False)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=100, used=0, free=100))
+    with pytest.raises(OSError, match="No space left") as raised:
+        checkpoint.save(tmp_path / "last", position)
+    assert raised.value.filename == str(tmp_path / "last" / "2")
+    assert files(tmp_path) == {}
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=1 << 40, used=0, free=1 << 40))
+    checkpoint.save(tmp_path / "last", position)
+    assert checkpoint.find(tmp_path / "last").name == "2"
 
 
 def test_a_second_process_is_refused_until_the_first_ends_or_crashes(data_folder, tmp_path, capsys):
