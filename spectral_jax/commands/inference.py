@@ -47,7 +47,8 @@ class Encode:
         if self.out.suffix != ".npz":
             raise ValueError(f"{self.out}: latents are written as an .npz file")
         check_free(self.out, self.overwrite)
-        loaded = run.load_run(self.run, self.checkpoint).with_basis()
+        loaded = run.load_run(self.run, self.checkpoint)
+        loaded.require_basis()  # the file of latents names its connectivity
         with Bars() as bars:
             encoded, labels = latents.encode(loaded, self.open(loaded, bars))
         latents.write_latents(self.out, encoded, labels, loaded)
@@ -120,8 +121,8 @@ class Decode:
             raise ValueError(f"{self.out}: meshes are written into a folder, arrays as .npz or .npy")
         elif self.out.exists() and any(self.out.iterdir()) and not self.overwrite:
             raise ValueError(f"{self.out} is not empty; --overwrite replaces its meshes")
-        loaded = run.load_run(self.run, self.checkpoint).with_basis()
-        model, basis = loaded.config.model, loaded.basis
+        loaded = run.load_run(self.run, self.checkpoint)
+        model, basis = loaded.config.model, loaded.require_basis()
         values, others = latents.read_array(self.latents, "latents", (model.latent_size,), loaded)
         if not np.isfinite(values).all():
             row = int(np.isfinite(values).all(axis=1).argmin())

@@ -86,9 +86,9 @@ class Interpolate:
             references = runs.read_references(opened, self.split, bars)
         with console.status(f"interpolating: {self.method}"):
             path = interpolate_between(ends, self.method, opened, amounts)
-            vertices = np.asarray(spectral.reconstruct(opened.run.basis, path["coefficients"]))
+            vertices = np.asarray(spectral.reconstruct(opened.basis, path["coefficients"]))
             measures = measure_path(opened, vertices, path, references)
-        faces = np.asarray(opened.run.basis.faces)
+        faces = np.asarray(opened.basis.faces)
         (self.out / "frames").mkdir(parents=True, exist_ok=True)
         for old in (self.out / "frames").glob(f"[0-9]*.{self.format}"):  # of a longer path
             old.unlink()
@@ -120,7 +120,7 @@ class Interpolate:
             ends = [runs.read_coefficients(opened, str(index), self.split) for index in pair]
             for method in METHODS:
                 path = interpolate_between(ends, method, opened, amounts)
-                vertices = np.asarray(spectral.reconstruct(opened.run.basis, path["coefficients"]))
+                vertices = np.asarray(spectral.reconstruct(opened.basis, path["coefficients"]))
                 row = {"pairs": kind, "from": pair[0], "to": pair[1], "method": method}
                 rows.append(row | measure_path(opened, vertices, path, references))
         summary = {"run": str(self.run), "pairs": count, "steps": self.steps, "seed": self.seed, "rows": rows}
@@ -190,8 +190,8 @@ class Sample:
         latents = principal.sample(jax.random.key(self.seed), gaussian, self.count)
         coefficients = opened.codec.decode(latents)
         self.out.mkdir(parents=True, exist_ok=True)
-        faces = np.asarray(opened.run.basis.faces)
-        for i, vertices in enumerate(np.asarray(spectral.reconstruct(opened.run.basis, coefficients))):
+        faces = np.asarray(opened.basis.faces)
+        for i, vertices in enumerate(np.asarray(spectral.reconstruct(opened.basis, coefficients))):
             write_mesh(self.out / f"{i:03d}.{self.format}", Mesh(vertices, faces))
         np.savez(self.out / "samples.npz", allow_pickle=False, latents=latents, coefficients=coefficients)
         print(f"{self.out}: {self.count} meshes, samples.npz")
@@ -267,8 +267,8 @@ def write_coefficients(out: Path, opened: OpenedRun, coefficients) -> None:
     from spectral_jax.geometry.mesh import Mesh, write_mesh
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    vertices = np.asarray(spectral.reconstruct(opened.run.basis, coefficients))
-    write_mesh(out, Mesh(vertices, np.asarray(opened.run.basis.faces)))
+    vertices = np.asarray(spectral.reconstruct(opened.basis, coefficients))
+    write_mesh(out, Mesh(vertices, np.asarray(opened.basis.faces)))
     print(out)
 
 
@@ -296,7 +296,7 @@ def measure_path(
     """The measures of a path by name, as plain numbers."""
     from spectral_jax.paths import measures
 
-    codec, faces = opened.codec, np.asarray(opened.run.basis.faces)
+    codec, faces = opened.codec, np.asarray(opened.basis.faces)
     found = dataclasses.asdict(measures.measure(vertices, faces, references.vertices))
     if "latents" in path:
         found["round_trip_error"] = measures.round_trip(codec.encode, codec.decode, path["latents"], references.spread)

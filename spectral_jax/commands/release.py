@@ -29,7 +29,7 @@ class Export:
         from spectral_jax.runs import bundle, run
 
         check_free(self.file, self.overwrite)
-        loaded = run.load_run(self.run, self.checkpoint).with_basis()
+        loaded = run.load_run(self.run, self.checkpoint)
         bundle.save_release(self.file, loaded)
         size = self.file.stat().st_size
         print(f"{self.file}: epoch {loaded.epoch} of {self.run}, {size / 1e6:.1f} MB")

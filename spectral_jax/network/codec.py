@@ -54,7 +54,7 @@ class Codec:
 
     model: SpectralAutoencoder
     params: Any
-    basis: Any
+    basis: SpectralBasis | None
     """SpectralBasis of the network's modes; None: the methods that take or return vertices raise ValueError."""
 
     @classmethod
@@ -62,6 +62,12 @@ class Codec:
         """Make the codec of a run, on the default device."""
         basis = None if run.basis is None else spectral.truncate(run.basis, run.model.config.modes)
         return cls(run.model, jax.device_put(run.params), jax.device_put(basis))
+
+    def require_basis(self) -> SpectralBasis:
+        """The basis. Raises ValueError when there is none."""
+        if self.basis is None:
+            raise ValueError(f"the run {NO_BASIS}")
+        return self.basis
 
     def encode(self, coefficients: Iterable) -> Float[np.ndarray, "mesh latent"]:
         """Latents of coefficients (mesh, freq, 3)."""
@@ -77,11 +83,11 @@ class Codec:
 
     def decode_vertices(self, latents: Iterable) -> Float[np.ndarray, "mesh vertex 3"]:
         """Vertices in metres of latents (mesh, latent)."""
-        return self._gather(decode_vertices_batch, latents, (_basis(self).num_vertices, 3))
+        return self._gather(decode_vertices_batch, latents, (self.require_basis().num_vertices, 3))
 
     def reconstruct(self, coefficients: Iterable) -> Float[np.ndarray, "mesh vertex 3"]:
         """Vertices in metres of coefficients (mesh, freq, 3) after encoding and decoding."""
-        return self._gather(reconstruct_batch, coefficients, (_basis(self).num_vertices, 3))
+        return self._gather(reconstruct_batch, coefficients, (self.require_basis().num_vertices, 3))
 
     def stream(self, function: Callable[[Codec, Array], Array], rows: Iterable) -> Iterator[np.ndarray]:
         """Apply `decode_batch` or another such function to rows, and yield the results batch by batch."""
@@ -123,25 +129,19 @@ def decode_batch(codec: Codec, latents: Float[Array, "batch latent"]) -> Float[A
 @jax.jit
 def encode_vertices_batch(codec: Codec, vertices: Float[Array, "batch vertex 3"]) -> Float[Array, "batch latent"]:
     """Latents of vertices in metres."""
-    return encode_batch(codec, spectral.project(_basis(codec), vertices))
+    return encode_batch(codec, spectral.project(codec.require_basis(), vertices))
 
 
 @jax.jit
 def decode_vertices_batch(codec: Codec, latents: Float[Array, "batch latent"]) -> Float[Array, "batch vertex 3"]:
     """Vertices in metres of latents."""
-    return spectral.reconstruct(_basis(codec), decode_batch(codec, latents))
+    return spectral.reconstruct(codec.require_basis(), decode_batch(codec, latents))
 
 
 @jax.jit
 def reconstruct_batch(codec: Codec, coefficients: Float[Array, "batch freq 3"]) -> Float[Array, "batch vertex 3"]:
     """Vertices in metres of coefficients after encoding and decoding."""
     return decode_vertices_batch(codec, encode_batch(codec, coefficients))
-
-
-def _basis(codec: Codec) -> SpectralBasis:
-    if codec.basis is None:
-        raise ValueError(f"the run {NO_BASIS}")
-    return codec.basis
 
 
 def _batches(rows: Iterable) -> Iterator[np.ndarray]:

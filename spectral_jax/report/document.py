@@ -73,7 +73,7 @@ def page(report: Report) -> str:
     summary = _summarise(found)
     figures = _figures(report)
     content = {"figures": {name: figure.to_dict() for name, figure in figures.items()}}
-    content |= _meshes(np.asarray(run.basis.faces), found)
+    content |= _meshes(np.asarray(run.require_basis().faces), found)
     assets = files("spectral_jax") / "assets"
     template, style, script = ((assets / f"report.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     warning = evaluate.basis_warning(summary)
@@ -202,7 +202,7 @@ def _lead(run: Run, data: Data, identities: int) -> str:
     unseen = " that the network was not trained on" if new else ""
     model, meshes = run.config.model, [_plural(len(data.splits[name]), "mesh", "meshes") for name in ("train", "test")]
     return (
-        f"{model.modes:,} spectral modes of {run.basis.num_vertices:,} vertices, encoded as "
+        f"{model.modes:,} spectral modes of {run.require_basis().num_vertices:,} vertices, encoded as "
         f"{_plural(model.latent_size, 'number')}, after {_plural(run.epoch, 'epoch')} on {meshes[0]}. Tested on "
         f"{meshes[1]} of {_plural(identities, 'identity', 'identities')}{unseen}."
     )
@@ -263,9 +263,9 @@ def _facts(report: Report) -> str:
     dataset = {
         "folder": str(data.path),
         **metadata.get("source", {}),
-        "vertices": f"{run.basis.num_vertices:,}",
+        "vertices": f"{run.require_basis().num_vertices:,}",
         "modes": f"{data.basis.num_modes:,} of the {data.basis.operator} operator",
-        "connectivity": run.basis.fingerprint,
+        "connectivity": run.require_basis().fingerprint,
     }
     for name, records in data.splits.items():
         owners = _plural(len(metadata["identities"][name]), "identity", "identities")

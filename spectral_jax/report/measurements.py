@@ -113,7 +113,7 @@ def measure_run(
     """
     if test.vertices is None:
         raise ValueError("this split has no original vertices to compare with: report on the test split")
-    basis, codec = spectral.truncate(run.basis, run.config.model.modes), Codec.of(run)
+    basis, codec = spectral.truncate(run.require_basis(), run.config.model.modes), Codec.of(run)
     coefficients = test.coefficients[:, : basis.num_modes]
     train_coefficients = train.coefficients[:, : basis.num_modes]
     latents = codec.encode(coefficients)

@@ -80,13 +80,13 @@ def save_release(path: str | Path, run: Run) -> None:
         "model": dataclasses.asdict(run.config.model),
         "train": dataclasses.asdict(run.config.train),
         "epoch": run.epoch,
-        "connectivity": run.basis.fingerprint,
+        "connectivity": run.require_basis().fingerprint,
         "versions": {"spectral_jax": spectral_jax.__version__} | {n: importlib.metadata.version(n) for n in names},
     }
     arrays: dict[str, Any] = {
         name: np.ascontiguousarray(value) for name, value in flatten_dict(run.params, sep="/").items()
     }
-    arrays[SIGNATURE] = basis_signature(run.basis, run.config.model.modes)
+    arrays[SIGNATURE] = basis_signature(run.require_basis(), run.config.model.modes)
     if path.suffix not in (".npz", ".safetensors"):
         raise ValueError(f"{path}: a release is a .npz or .safetensors file")
     safetensors = _safetensors(path) if path.suffix == ".safetensors" else None

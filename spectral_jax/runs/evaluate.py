@@ -69,9 +69,9 @@ def evaluate_split(run: Run, basis: SpectralBasis, train: Split, split: Split) -
         raise ValueError("this split has no original vertices to compare with: evaluate the test split")
     if not len(split.vertices):
         raise ValueError("the split has no meshes (0)")
-    spectral.check_same(run.basis, basis, (f"the basis of {run.path}", "that of the data"))
+    spectral.check_same(run.require_basis(), basis, (f"the basis of {run.path}", "that of the data"))
     num_modes = run.config.model.modes
-    modes = jnp.asarray(run.basis.modes[:, :num_modes])
+    modes = jnp.asarray(run.require_basis().modes[:, :num_modes])
     coefficients, vertices = jnp.asarray(split.coefficients[:, :num_modes]), jnp.asarray(split.vertices)
     errors_mm, _ = validate(run.model, run.params, modes, coefficients, vertices)
 

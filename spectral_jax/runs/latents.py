@@ -74,7 +74,7 @@ def read_dataset(data: Any, split: str, run: Run, progress: Progress = SILENT) -
     Raises ValueError for an unknown split, too few modes, or a basis other than the run's.
     """
     modes = run.config.model.modes
-    spectral.check_same(run.basis, data.basis, (f"the basis of {run.path}", f"that of {data.path}"))
+    spectral.check_same(run.require_basis(), data.basis, (f"the basis of {run.path}", f"that of {data.path}"))
     if data.basis.num_modes < modes:
         raise ValueError(f"{data.path} has {data.basis.num_modes} modes, {run.path} needs {modes}")
     if split not in (*data.splits, "all"):
@@ -94,7 +94,7 @@ def read_meshes(path: Path, placement: Mapping[str, Any], run: Run, progress: Pr
 
     Reading raises ValueError for a mesh that is unreadable or has another connectivity than the run.
     """
-    template = Mesh(np.zeros((run.basis.num_vertices, 3), np.float32), np.asarray(run.basis.faces))
+    template = Mesh(np.zeros((run.require_basis().num_vertices, 3), np.float32), np.asarray(run.require_basis().faces))
     dataset = (path if path.is_dir() else path.parent).absolute().name
 
     def rows() -> Iterator[tuple[Label, np.ndarray]]:
@@ -151,7 +151,7 @@ def read_array(path: Path, name: str, shape: tuple[int, ...], run: Run) -> tuple
         raise ValueError(f"{path}: {name} are {array.dtype} {array.shape}, {run.path} needs float (meshes, {needed})")
     if "fingerprint" in others:
         made_for = Connectivity(str(others["fingerprint"]))
-        check_connectivity(made_for, run.basis.connectivity, (str(path), str(run.path)))
+        check_connectivity(made_for, run.require_basis().connectivity, (str(path), str(run.path)))
     return array, {
         key: value for key, value in others.items() if key not in Label._fields or value.shape == array.shape[:1]
     }
@@ -162,7 +162,7 @@ def read_array(path: Path, name: str, shape: tuple[int, ...], run: Run) -> tuple
 
 def origin(run: Run) -> dict[str, np.ndarray]:
     """What a file says of the network that made it: run, epoch and fingerprint."""
-    found = {"run": str(run.path.resolve()), "epoch": run.epoch, "fingerprint": run.basis.fingerprint}
+    found = {"run": str(run.path.resolve()), "epoch": run.epoch, "fingerprint": run.require_basis().fingerprint}
     return {name: np.array(value) for name, value in found.items()}
 
 

@@ -36,6 +36,11 @@ class OpenedRun:
         return Codec.of(self.run)
 
     @property
+    def basis(self) -> SpectralBasis:
+        """The basis of the run."""
+        return self.run.require_basis()
+
+    @property
     def num_modes(self) -> int:
         """Modes that the network uses."""
         return self.run.config.model.modes
@@ -52,9 +57,10 @@ def open_run(
     Raises ValueError when either cannot be read, when the run names no dataset, or when the two differ in connectivity
     or modes.
     """
-    loaded = (run if isinstance(run, Run) else runs.load_run(run, which)).with_basis()
+    loaded = run if isinstance(run, Run) else runs.load_run(run, which)
+    basis = loaded.require_basis()
     opened = data if isinstance(data, Data) else opening.open_data(data or _trained_on(loaded), progress)
-    spectral.check_same(loaded.basis, opened.basis, (f"the basis of {loaded.path}", f"that of {opened.path}"))
+    spectral.check_same(basis, opened.basis, (f"the basis of {loaded.path}", f"that of {opened.path}"))
     return OpenedRun(loaded, opened)
 
 
@@ -80,7 +86,7 @@ def read_coefficients(opened: OpenedRun, source: str, split: str) -> Float[np.nd
     """
     if source.isdecimal():
         return example(opened.data, split, int(source)).coefficients[: opened.num_modes]
-    loaded, basis = mesh.read_mesh(source), opened.run.basis
+    loaded, basis = mesh.read_mesh(source), opened.basis
     found = mesh.connectivity(loaded.faces, len(loaded.vertices))
     mesh.check_connectivity(found, basis.connectivity, (source, str(opened.run.path)))
     return np.asarray(spectral.project(basis, loaded.vertices))[: opened.num_modes]
@@ -108,4 +114,4 @@ def read_references(opened: OpenedRun, split: str, progress: Progress = SILENT) 
     coefficients = np.stack(rows)
     latents = opened.codec.encode(coefficients)
     spread = float(np.sqrt(np.square(latents - latents.mean(axis=0)).sum(axis=1).mean()))
-    return ReferenceMeshes(indices, np.asarray(spectral.reconstruct(opened.run.basis, coefficients)), spread)
+    return ReferenceMeshes(indices, np.asarray(spectral.reconstruct(opened.basis, coefficients)), spread)

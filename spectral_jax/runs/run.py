@@ -42,16 +42,16 @@ class Run:
     path: Path
     model: SpectralAutoencoder
     params: Any
-    basis: Any
+    basis: SpectralBasis | None
     """SpectralBasis with at least the network's modes; None for a checkpoint that was converted without a dataset."""
     config: RunConfig
     epoch: int
 
-    def with_basis(self) -> Run:
-        """This run. Raises ValueError when it has no basis."""
+    def require_basis(self) -> SpectralBasis:
+        """The basis. Raises ValueError when there is none."""
         if self.basis is None:
             raise ValueError(f"{self.path} {NO_BASIS}")
-        return self
+        return self.basis
 
 
 def save_config(folder: Path, config: RunConfig, data: str | Path | None = None) -> None:

@@ -110,7 +110,7 @@ class Subject:
     @property
     def faces(self) -> Int[np.ndarray, "face 3"]:
         """Faces of all its meshes."""
-        return np.asarray(self.run.basis.faces)
+        return np.asarray(self.run.require_basis().faces)
 
     def mesh(self, split: str, index: int) -> Sample:
         """A mesh of a split. Raises ValueError when there is no such split or index, or a value is not finite."""
@@ -256,7 +256,7 @@ def shapes(
 @jax.jit
 def _shapes(codec: Codec, coefficients: Array, modes: Array) -> Array:
     kept = (jnp.arange(coefficients.shape[1]) < modes)[None, :, None]
-    return spectral.reconstruct(codec.basis, jnp.where(kept, coefficients, 0))
+    return spectral.reconstruct(codec.require_basis(), jnp.where(kept, coefficients, 0))
 
 
 def first_mesh(data: Data, split: str, identity: str) -> int:

@@ -73,7 +73,7 @@ def test_without_a_basis_the_run_loads_and_says_what_it_lacks(released, tmp_path
     loaded = run.load_run(tmp_path / "run")
     assert loaded.basis is None
     with pytest.raises(ValueError, match=r"run has no basis.*--data DATA"):
-        loaded.with_basis()
+        loaded.require_basis()
 
 
 def test_another_basis_is_refused_and_rounding_is_not(released, basis, tmp_path):
