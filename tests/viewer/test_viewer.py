@@ -281,8 +281,8 @@ def test_an_interpolation_follows_its_slider_and_its_way(opened, subject):
     assert opened.meshes["from"].opacity < 1
     c.method.value = "geodesic"  # found in a thread, till then the straight way is shown
     until(lambda: shown(opened, "geodesic") is not None)
-    assert shown(opened, "latent") is None
-    assert "geodesic" in [label.text for label in opened.labels.values()]
+    until(lambda: shown(opened, "latent") is None)  # that thread draws one mesh after the other
+    until(lambda: "geodesic" in [label.text for label in list(opened.labels.values())])
     assert opened.client.told == ["finding the geodesic: "]
     c.random_pair.value = True
     assert c.start.value != c.end.value
