@@ -23,7 +23,7 @@ from published import TarMeshes, loader, write
 from train_step import theirs
 from work import roofline_seconds
 
-from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.training.batches import num_steps
 from spectral_jax.training.config import Precision
 

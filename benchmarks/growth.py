@@ -13,7 +13,7 @@ import numpy as np
 from machine import alternate, announce, save, table
 from ours import num_measured, ours
 
-from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.network.config import ModelConfig
 
 
 def side(freq: int, meshes: int, batch: int):

@@ -16,8 +16,9 @@ import torch
 from machine import alternate, announce, save, table
 
 from spectral_jax.basis.spectral import SpectralBasis
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.network.autoencoder import SpectralAutoencoder, init_params
 from spectral_jax.network.codec import BATCH, Codec
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.pytorch.reference import TorchSpectralAutoencoder
 
 

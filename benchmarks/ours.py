@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder
+from spectral_jax.network.autoencoder import SpectralAutoencoder
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.training.batches import num_steps
 from spectral_jax.training.config import Precision, TrainConfig
 from spectral_jax.training.devices import data_mesh

@@ -15,7 +15,7 @@ import trimesh
 import tyro
 
 from spectral_jax.basis import spectral
-from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.runs import run, train
 from spectral_jax.training.batches import FitData
 from spectral_jax.training.config import TrainConfig

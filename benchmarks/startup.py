@@ -27,7 +27,7 @@ def child(started: float, freq: int, batch: int) -> None:
     import numpy as np
     from ours import ours
 
-    from spectral_jax.network.autoencoder import ModelConfig
+    from spectral_jax.network.config import ModelConfig
 
     times.append(time.time())
     meshes = np.random.default_rng(0).standard_normal((batch, freq, 3), np.float32)

@@ -23,7 +23,7 @@ from machine import alternate, announce, ceilings, save, table
 from ours import num_measured, ours
 from work import activation_bytes, roofline_seconds, step_bytes, step_flops
 
-from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.pytorch.reference import TorchSpectralAutoencoder
 from spectral_jax.training.config import Precision
 

@@ -22,8 +22,9 @@ from machine import announce, save, table
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.bodies.smplh import demo_body_path, load_body
 from spectral_jax.data.dataset import Data, Example
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.network.autoencoder import SpectralAutoencoder, init_params
 from spectral_jax.network.codec import Codec, decode_batch
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.paths import interpolate
 from spectral_jax.runs.run import Run, RunConfig
 from spectral_jax.training.config import TrainConfig

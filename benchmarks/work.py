@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from machine import announce, ceilings, table
 
-from spectral_jax.network.autoencoder import CHANNELS, POOLED, ModelConfig
+from spectral_jax.network.autoencoder import CHANNELS
+from spectral_jax.network.config import POOLED, ModelConfig
 
 
 class Layer(NamedTuple):

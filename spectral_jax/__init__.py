@@ -16,9 +16,9 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time these load 
     from spectral_jax.geometry.mesh import Mesh as Mesh
     from spectral_jax.geometry.mesh import read_mesh as read_mesh
     from spectral_jax.geometry.mesh import write_mesh as write_mesh
-    from spectral_jax.network.autoencoder import ModelConfig as ModelConfig
     from spectral_jax.network.autoencoder import SpectralAutoencoder as SpectralAutoencoder
     from spectral_jax.network.codec import Codec as Codec
+    from spectral_jax.network.config import ModelConfig as ModelConfig
     from spectral_jax.runs.evaluate import evaluate as evaluate
     from spectral_jax.runs.run import Run as Run
     from spectral_jax.runs.run import load_run as load_run
@@ -34,7 +34,7 @@ _HOMES = {
     "SpectralBasis": "basis.spectral",
     "project": "basis.spectral",
     "reconstruct": "basis.spectral",
-    "ModelConfig": "network.autoencoder",
+    "ModelConfig": "network.config",
     "SpectralAutoencoder": "network.autoencoder",
     "Codec": "network.codec",
     "TrainConfig": "training.config",

@@ -13,7 +13,8 @@ from helpers import ROOT
 
 from spectral_jax.data.dataset import read_split
 from spectral_jax.data.pytorch_layouts import open_pytorch_layout
-from spectral_jax.network.autoencoder import ModelConfig, init_params
+from spectral_jax.network.autoencoder import init_params
+from spectral_jax.network.config import ModelConfig
 
 BENCHMARKS = ROOT / "benchmarks"
 

@@ -30,7 +30,8 @@ from spectral_jax.data.pytorch_layouts import open_pytorch_layout
 from spectral_jax.files import torch_file
 from spectral_jax.geometry import sequences
 from spectral_jax.geometry.mesh import Mesh, read_mesh, write_mesh
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.network.autoencoder import SpectralAutoencoder, init_params
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.pytorch import lightning
 from spectral_jax.runs import bundle, logs, run
 from spectral_jax.training.config import TrainConfig

@@ -9,10 +9,17 @@ from helpers import ROOT
 HEAVY = "flax optax orbax tensorflow_datasets tensorflow grain viser torch trimesh body_models scipy"
 
 
+def loaded_by(module, packages):
+    code = f"import sys, {module}; print([n for n in {packages.split()} if n in sys.modules])"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_importing_the_package_imports_nothing_heavy():
-    code = f"import sys, spectral_jax; print([n for n in {HEAVY.split()} if n in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert loaded_by("spectral_jax", HEAVY) == "[]"
+
+
+def test_help_waits_for_nothing_heavy():
+    assert loaded_by("spectral_jax.cli", f"jax {HEAVY}") == "[]"
 
 
 def test_public_names_resolve():

@@ -6,16 +6,18 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 import tyro
 
-from spectral_jax.basis.spectral import Operator, SpectralBasis
 from spectral_jax.commands.console import Bars, check_free, console, track
 from spectral_jax.commands.dataset import open_data
-from spectral_jax.geometry.mesh import Mesh
+from spectral_jax.geometry.mesh import Mesh, Operator
 from spectral_jax.geometry.sampling import evenly_spaced
+
+if TYPE_CHECKING:
+    from spectral_jax.basis.spectral import SpectralBasis
 
 ALLOWED = 1e-4  # limit of a basis's residual and deviation from orthonormality (see `spectral_jax.basis.quality`)
 

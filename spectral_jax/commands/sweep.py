@@ -53,7 +53,7 @@ class Sweep:
 
     def __call__(self) -> None:
         from spectral_jax.data import dataset
-        from spectral_jax.network.autoencoder import ModelConfig
+        from spectral_jax.network.config import ModelConfig
         from spectral_jax.training import sweep
         from spectral_jax.training.batches import FitData
 

@@ -15,7 +15,7 @@ from spectral_jax.commands.console import Bars, console
 from spectral_jax.commands.dataset import data_source, ensure_demo_data, open_data
 from spectral_jax.commands.evaluate import Eval
 from spectral_jax.commands.report import Report
-from spectral_jax.network.autoencoder import Activation, ModelConfig
+from spectral_jax.network.config import Activation, ModelConfig
 from spectral_jax.training.config import Placement, Storage, TrainConfig
 
 

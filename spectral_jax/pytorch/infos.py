@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spectral_jax.files import options
-from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.runs import run
 from spectral_jax.training.config import TrainConfig
 from spectral_jax.training.step import VALIDATION_BATCH

@@ -16,7 +16,7 @@ import optax
 from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.files import atomic, options, safe_files, torch_file
-from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.pytorch.infos import config_from_infos, infos_from_config
 from spectral_jax.pytorch.state_dict import TABLE, infer_config, params_from_state_dict, state_dict_from_params
 from spectral_jax.runs import checkpoint, run

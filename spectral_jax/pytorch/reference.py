@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from spectral_jax.network.autoencoder import CHANNELS, POOLED, ModelConfig
+from spectral_jax.network.autoencoder import CHANNELS
+from spectral_jax.network.config import POOLED, ModelConfig
 
 ACTIVATIONS = {
     "ELU": nn.ELU,

@@ -13,7 +13,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
 
 from spectral_jax.files import options
-from spectral_jax.network.autoencoder import ModelConfig, init_params
+from spectral_jax.network.autoencoder import init_params
+from spectral_jax.network.config import ModelConfig
 
 
 class Weight(NamedTuple):

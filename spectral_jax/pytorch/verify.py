@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from spectral_jax.geometry.metrics import vertex_errors_mm
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder
+from spectral_jax.network.autoencoder import SpectralAutoencoder
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.pytorch.state_dict import TABLE, state_dict_from_params
 from spectral_jax.training.step import loss_and_gradient
 

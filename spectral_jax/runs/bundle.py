@@ -21,7 +21,8 @@ from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.files import atomic, options, safe_files
 from spectral_jax.geometry.mesh import Connectivity, check_connectivity
-from spectral_jax.network.autoencoder import ModelConfig, init_params
+from spectral_jax.network.autoencoder import init_params
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.runs import checkpoint, run
 from spectral_jax.runs.run import Run, RunConfig
 from spectral_jax.training.config import TrainConfig

@@ -29,7 +29,7 @@ import jax
 import numpy as np
 import optax
 
-from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.training import devices
 from spectral_jax.training.config import TrainConfig
 from spectral_jax.training.schedule import Plateau

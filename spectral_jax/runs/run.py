@@ -15,8 +15,9 @@ from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.files import atomic, options, safe_files
 from spectral_jax.files.locks import LOCK_FILE, locked
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder
+from spectral_jax.network.autoencoder import SpectralAutoencoder
 from spectral_jax.network.codec import NO_BASIS
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.runs import checkpoint, provenance
 from spectral_jax.training.config import TrainConfig
 

@@ -13,8 +13,9 @@ from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.geometry import render
 from spectral_jax.geometry.colours import error_colours
 from spectral_jax.geometry.metrics import vertex_errors_mm
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder
+from spectral_jax.network.autoencoder import SpectralAutoencoder
 from spectral_jax.network.codec import Codec
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.training.batches import FitData
 from spectral_jax.training.state import TrainingProgress
 

@@ -13,7 +13,7 @@ from spectral_jax.basis import spectral
 from spectral_jax.data.dataset import Data
 from spectral_jax.data.open import open_data
 from spectral_jax.files.progress import SILENT, Progress
-from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.runs import checkpoint, run
 from spectral_jax.runs.logs import RunLog
 from spectral_jax.runs.run import Run, RunConfig

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder
+from spectral_jax.network.autoencoder import SpectralAutoencoder
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.training import batches, devices
 from spectral_jax.training.batches import DeviceData, FitData, StreamedData
 from spectral_jax.training.config import Storage, TrainConfig

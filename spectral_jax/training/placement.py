@@ -9,7 +9,7 @@ import psutil
 
 from spectral_jax.data.dataset import Data, read_split
 from spectral_jax.files.progress import SILENT, Progress
-from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.training import batches, devices
 from spectral_jax.training.batches import FitData, StreamedData
 from spectral_jax.training.config import Placement, Storage, TrainConfig

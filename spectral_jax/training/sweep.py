@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from spectral_jax.files.progress import SILENT, Progress
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder
+from spectral_jax.network.autoencoder import SpectralAutoencoder
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.training.batches import FitData, num_steps, shuffling_key
 from spectral_jax.training.config import TrainConfig
 from spectral_jax.training.dispatch import StepRange, TrainContext, train_epochs

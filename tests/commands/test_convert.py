@@ -163,7 +163,7 @@ def test_verify_with_torch(imported, tmp_path, capsys):
 def test_checkpoints_that_torch_saved_convert_and_verify(tmp_path, capsys, latent_size, conv_size, activation):
     import torch
 
-    from spectral_jax.network.autoencoder import ModelConfig
+    from spectral_jax.network.config import ModelConfig
     from spectral_jax.pytorch.reference import TorchSpectralAutoencoder
 
     config = ModelConfig(40, latent_size, conv_size, activation)

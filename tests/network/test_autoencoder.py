@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from rounding import network_rounding
 
-from spectral_jax.network.autoencoder import ACTIVATIONS, ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.network.autoencoder import ACTIVATIONS, SpectralAutoencoder, init_params
+from spectral_jax.network.config import ModelConfig
 
 KEY = jax.random.key(0)
 

@@ -7,8 +7,9 @@ import spectral_jax as sj
 from spectral_jax.basis import spectral
 from spectral_jax.data import dataset
 from spectral_jax.network import codec as network_codec
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.network.autoencoder import SpectralAutoencoder, init_params
 from spectral_jax.network.codec import Codec
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.runs import evaluate
 from spectral_jax.runs.run import Run, RunConfig
 from spectral_jax.training.config import TrainConfig

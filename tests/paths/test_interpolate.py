@@ -7,7 +7,8 @@ import pytest
 from rounding import rounding
 
 from spectral_jax.basis import spectral
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.network.autoencoder import SpectralAutoencoder, init_params
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.paths.interpolate import (
     energy,
     geodesic,

@@ -13,7 +13,8 @@ from flax.traverse_util import flatten_dict
 from helpers import TINY
 
 from spectral_jax.files import torch_file
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.network.autoencoder import SpectralAutoencoder, init_params
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.pytorch.lightning import (
     checkpoint_from_lightning,
     config_from_infos,

@@ -7,7 +7,8 @@ from helpers import TINY
 
 from spectral_jax.data import pytorch_layouts
 from spectral_jax.files import torch_file
-from spectral_jax.network.autoencoder import ModelConfig, init_params
+from spectral_jax.network.autoencoder import init_params
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.pytorch.state_dict import infer_config, params_from_state_dict, state_dict_from_params
 from spectral_jax.pytorch.verify import random_coefficients, random_modes, verify, verify_parameters, verify_precision
 

@@ -11,7 +11,8 @@ import pytest
 from helpers import CHROMIUM, chromium
 
 from spectral_jax.data import dataset
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.network.autoencoder import SpectralAutoencoder, init_params
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.report import document, measurements
 from spectral_jax.runs.run import Run, RunConfig
 from spectral_jax.training.config import TrainConfig

@@ -22,7 +22,8 @@ from spectral_jax.data import dataset, writer
 from spectral_jax.data.dataset import Split
 from spectral_jax.files import safe_files
 from spectral_jax.geometry.metrics import summarise
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.network.autoencoder import SpectralAutoencoder, init_params
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.report import document, measurements, plots
 from spectral_jax.runs import evaluate
 from spectral_jax.runs.run import Run, RunConfig, load_run

@@ -9,7 +9,8 @@ from helpers import Counted
 from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.data import dataset
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.network.autoencoder import SpectralAutoencoder, init_params
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.runs import evaluate
 from spectral_jax.runs.run import Run, RunConfig
 from spectral_jax.training.config import TrainConfig

@@ -12,7 +12,7 @@ import pytest
 from helpers import Stopping
 
 from spectral_jax.data import dataset
-from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.runs import run, train
 from spectral_jax.runs.logs import read_log
 from spectral_jax.training import batches, dispatch, loop, placement
@@ -120,7 +120,7 @@ def test_placement_is_the_first_with_room(monkeypatch):
 DEVICES = """
 import json, sys, jax, numpy as np
 from spectral_jax.training import batches, devices, loop
-from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.training.config import TrainConfig
 arrays = np.load(sys.argv[1])
 data = batches.FitData(*(arrays[name] for name in batches.FitData._fields))

@@ -11,7 +11,8 @@ import pytest
 from helpers import Stopping
 
 from spectral_jax.geometry.metrics import map_batches, summarise, vertex_errors_mm
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.network.autoencoder import SpectralAutoencoder, init_params
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.runs import run, train
 from spectral_jax.runs.logs import read_log
 from spectral_jax.training import batches, dispatch, loop

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spectral_jax import cli
-from spectral_jax.network.autoencoder import ModelConfig
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.training import loop, sweep
 from spectral_jax.training.config import TrainConfig
 

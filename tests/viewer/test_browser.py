@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from spectral_jax.data import dataset
-from spectral_jax.network.autoencoder import ModelConfig, SpectralAutoencoder, init_params
+from spectral_jax.network.autoencoder import SpectralAutoencoder, init_params
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.runs.opened import OpenedRun
 from spectral_jax.runs.run import Run, RunConfig
 from spectral_jax.training.config import TrainConfig
