@@ -115,7 +115,7 @@ def fit_data(data_folder):
     from spectral_jax.data import dataset
     from spectral_jax.training.batches import FitData
 
-    data = dataset.open_data(data_folder)
+    data = dataset.open_prepared(data_folder)
     train, test = dataset.read_split(data, "train"), dataset.read_split(data, "test")
     return FitData(train.coefficients, data.basis.modes, test.coefficients, test.vertices)
 

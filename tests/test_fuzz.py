@@ -363,7 +363,7 @@ def small(folder: Path, num_modes: int = 8) -> dataset.Data:
     mesh = Mesh(np.asarray(sphere.vertices, np.float32), np.asarray(sphere.faces, np.int32))
     basis = spectral.compute(mesh.faces, 42, num_modes)
     splits = {name: list(sphere_examples(mesh, basis, 3, 1, name == "test")) for name in ("train", "test")}
-    return dataset.open_data(writer.write(folder / "small", basis, mesh, splits, {"recipe": "test"}))
+    return dataset.open_prepared(writer.write(folder / "small", basis, mesh, splits, {"recipe": "test"}))
 
 
 def read_all(root: Path) -> None:
@@ -546,7 +546,7 @@ def metadata(folder: Path) -> Kind:
             path.write_bytes(mutate_json(json.loads(content), rng) if path == spoilt else content)
 
     def read() -> None:
-        data = dataset.open_data(place)
+        data = dataset.open_prepared(place)
         for name in data.splits:
             dataset.read_split(data, name)
 

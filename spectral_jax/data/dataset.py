@@ -124,7 +124,7 @@ def check_features(path: Path) -> None:
         level = [child for node in level for child in node.values() if isinstance(child, dict)]
 
 
-def open_data(path: str | Path) -> Data:
+def open_prepared(path: str | Path) -> Data:
     """Open a prepared folder (`spectral_jax.open_data` also opens the PyTorch layouts and builds the demo).
 
     Raises ValueError naming the file and both values if the folder is missing, incomplete or inconsistent.

@@ -22,4 +22,4 @@ def open_data(source: str | Path, progress: Progress = SILENT) -> Data:
             posed_bodies.demo(DemoRecipe(), progress)
     if pytorch_layouts.pytorch_layout(source):
         return pytorch_layouts.open_pytorch_layout(source)
-    return dataset.open_data(source)
+    return dataset.open_prepared(source)

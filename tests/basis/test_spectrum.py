@@ -103,8 +103,8 @@ def test_info_shows_and_writes_the_figures(data_folder, tmp_path, capsys):
     assert all(len(column) == 10 for column in curve.values())
     assert sum(curve["band_energy_percent"]) == pytest.approx(100)
 
-    test = dataset.read_split(dataset.open_data(data_folder), "test")
-    basis = dataset.open_data(data_folder).basis
+    test = dataset.read_split(dataset.open_prepared(data_folder), "test")
+    basis = dataset.open_prepared(data_folder).basis
     chosen = [0, 2, 4, 6, 8]
     errors_mm = 1000 * np.linalg.norm(
         spectral.reconstruct(basis, test.coefficients[chosen]) - test.vertices[chosen], axis=-1

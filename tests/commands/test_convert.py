@@ -209,7 +209,7 @@ def test_dataset_import_keeps_everything(tmp_path, capsys):
     out = tmp_path / "data"
     assert main(["dataset", "import", DATA, str(out)]) == 0
     assert "1,229 vertices" in capsys.readouterr().out.replace("\n", " ")
-    ours, theirs = dataset.open_data(out), pytorch_layouts.open_pytorch_layout(DATA)
+    ours, theirs = dataset.open_prepared(out), pytorch_layouts.open_pytorch_layout(DATA)
     np.testing.assert_array_equal(ours.basis.modes, theirs.basis.modes)
     np.testing.assert_array_equal(ours.basis.faces, theirs.basis.faces)
     assert {name: ours.metadata[name] for name in theirs.metadata} == theirs.metadata

@@ -30,7 +30,7 @@ def codec(trained_run):
 
 @pytest.fixture(scope="module")
 def test_split(data_folder):
-    data = dataset.open_data(data_folder)
+    data = dataset.open_prepared(data_folder)
     return dataset.read_split(data, "test")
 
 
@@ -56,7 +56,7 @@ def test_a_dataset_becomes_latents_that_say_where_they_are_from(
     assert found["dataset"].tolist() == 9 * ["Spheres"]
     assert found["split"].tolist() == 9 * ["test"]
     assert (str(found["run"]), int(found["epoch"])) == (str(trained_run.resolve()), 2)
-    assert str(found["fingerprint"]) == dataset.open_data(data_folder).basis.fingerprint
+    assert str(found["fingerprint"]) == dataset.open_prepared(data_folder).basis.fingerprint
 
 
 def test_splits_are_chosen_and_checkpoints_too(trained_run, latents, data_folder, tmp_path, capsys):
@@ -67,7 +67,7 @@ def test_splits_are_chosen_and_checkpoints_too(trained_run, latents, data_folder
     np.testing.assert_array_equal(found["latents"][44:], load(latents)["latents"])
     train = encode(data_folder, tmp_path / "train.npz", trained_run, "--split", "train", "--checkpoint", "best")
     best = Codec.of(sj.load_run(trained_run, "best"))
-    expected = best.encode(dataset.read_split(dataset.open_data(data_folder), "train").coefficients)
+    expected = best.encode(dataset.read_split(dataset.open_prepared(data_folder), "train").coefficients)
     np.testing.assert_array_equal(train["latents"], expected)
 
 

@@ -45,7 +45,7 @@ def test_a_path_is_written_in_every_form(trained, tmp_path, capsys, method):
         mesh = read_mesh(frame)
         np.testing.assert_allclose(mesh.vertices, spectral.reconstruct(loaded.basis, row), atol=1e-5)
         np.testing.assert_array_equal(mesh.faces, loaded.basis.faces)
-    records = dataset.open_data(trained / "data" / "demo").splits["test"]
+    records = dataset.open_prepared(trained / "data" / "demo").splits["test"]
     ends = np.stack([records[2].coefficients, records[5].coefficients])
     if method == "spatial":
         np.testing.assert_allclose(coefficients[[0, -1]], ends, atol=1e-6)
@@ -60,7 +60,7 @@ def test_a_path_is_written_in_every_form(trained, tmp_path, capsys, method):
 
 
 def test_a_mesh_file_is_an_end_like_any_other(trained, tmp_path):
-    data = dataset.open_data(trained / "data" / "demo")
+    data = dataset.open_prepared(trained / "data" / "demo")
     example = data.splits["test"][3]
     write_mesh(tmp_path / "mine.obj", Mesh(example.vertices, np.asarray(data.basis.faces)))
     for name, end in (("index", "3"), ("file", str(tmp_path / "mine.obj"))):
@@ -73,7 +73,7 @@ def test_extending_goes_beyond_the_ends(trained, tmp_path):
     assert interpolate(trained, tmp_path / "out", "--method", "spatial", "--extend", "0.5", "--steps", "5") == 0
     path = np.load(tmp_path / "out" / "path.npz")
     np.testing.assert_allclose(path["amounts"], [-0.5, 0, 0.5, 1, 1.5])
-    first, second = (dataset.open_data(trained / "data" / "demo").splits["test"][i].coefficients for i in (0, 1))
+    first, second = (dataset.open_prepared(trained / "data" / "demo").splits["test"][i].coefficients for i in (0, 1))
     np.testing.assert_allclose(path["coefficients"][-1], 1.5 * second - 0.5 * first, atol=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_samples_filtered_and_mixed_meshes_are_written(trained, tmp_path, capsys
     assert main(["mix", folder, "--low", "1", "--high", "4", "--cut", "8", "--out", str(tmp_path / "mix.ply")]) == 0
     assert main(["filter", folder, "1", "--modes", "4", "--out", str(tmp_path / "low.ply")]) == 2
     assert "low.ply exists already; --overwrite replaces it" in capsys.readouterr().err
-    data = dataset.open_data(trained / "data" / "demo")
+    data = dataset.open_prepared(trained / "data" / "demo")
     first, second = (data.splits["test"][i].coefficients for i in (1, 4))
     low = np.where(np.arange(32)[:, None] < 8, first, 0)
     mixed = np.where(np.arange(32)[:, None] < 8, first, second)

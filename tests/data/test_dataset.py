@@ -19,7 +19,7 @@ def demo_folder(tmp_path_factory):
 
 
 def test_folder_round_trip_keeps_order_values_and_origin(sphere, sphere_basis, data_folder):
-    data = dataset.open_data(data_folder)
+    data = dataset.open_prepared(data_folder)
     assert {name: len(records) for name, records in data.splits.items()} == {"train": 44, "test": 9}
     np.testing.assert_array_equal(data.basis.modes, np.asarray(sphere_basis.modes)[:, :32])
     for split, count, seed in (("train", 44, 1), ("test", 9, 2)):
@@ -38,7 +38,7 @@ def test_folder_is_self_contained(sphere, data_folder, tmp_path):
     moved.mkdir()
     for path in data_folder.iterdir():
         (moved / path.name).write_bytes(path.read_bytes())
-    data = dataset.open_data(moved)
+    data = dataset.open_prepared(moved)
     assert data.metadata["counts"] == {"train": 44, "test": 9}
     assert data.metadata["identities"] == {"train": {"id1": 44}, "test": {"id2": 9}}
     np.testing.assert_array_equal(data.basis.faces, sphere.faces)
@@ -46,14 +46,14 @@ def test_folder_is_self_contained(sphere, data_folder, tmp_path):
 
 
 def test_fewer_modes_are_the_first_ones(data_folder):
-    data = dataset.open_data(data_folder)
+    data = dataset.open_prepared(data_folder)
     np.testing.assert_array_equal(
         dataset.read_split(data, "train", 10).coefficients, dataset.read_split(data, "train").coefficients[:, :10]
     )
 
 
 def test_records_are_read_by_index_alone(data_folder):
-    records = dataset.open_data(data_folder).splits["test"]
+    records = dataset.open_prepared(data_folder).splits["test"]
     assert records[8].frame == 8
     with pytest.raises(IndexError, match="no mesh 9 in split test, which has 9"):
         records[9]
@@ -62,7 +62,7 @@ def test_records_are_read_by_index_alone(data_folder):
 def test_tensorflow_is_never_imported(data_folder):
     code = (
         "import sys; from spectral_jax.data import dataset\n"
-        f"dataset.read_split(dataset.open_data({str(data_folder)!r}), 'test')\n"
+        f"dataset.read_split(dataset.open_prepared({str(data_folder)!r}), 'test')\n"
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -76,9 +76,9 @@ def test_an_existing_folder_is_replaced_only_on_request(sphere, sphere_basis, da
     build(3)
     with pytest.raises(ValueError, match="out exists already; --overwrite replaces it"):
         build(4)
-    assert len(dataset.open_data(tmp_path / "out").splits["train"]) == 3
+    assert len(dataset.open_prepared(tmp_path / "out").splits["train"]) == 3
     build(5, overwrite=True)
-    assert len(dataset.open_data(tmp_path / "out").splits["train"]) == 5
+    assert len(dataset.open_prepared(tmp_path / "out").splits["train"]) == 5
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -153,7 +153,7 @@ def test_a_damaged_folder_is_refused_and_named(data_folder, tmp_path, damage, me
     folder = copied(data_folder, tmp_path)
     damage(folder)
     with pytest.raises(ValueError, match=rf"damaged.*{message}"):
-        dataset.read_split(dataset.open_data(folder), "train")
+        dataset.read_split(dataset.open_prepared(folder), "train")
 
 
 def test_values_that_are_not_finite_name_the_mesh(sphere, sphere_basis, tmp_path):
@@ -163,7 +163,7 @@ def test_values_that_are_not_finite_name_the_mesh(sphere, sphere_basis, tmp_path
     examples[1] = examples[1]._replace(coefficients=broken)
     folder = writer.write(tmp_path / "out", sphere_basis, sphere, {"train": examples}, {})
     with pytest.raises(ValueError, match=r"mesh 1 of split train \(001.ply\) has values that are not finite"):
-        dataset.read_split(dataset.open_data(folder), "train")
+        dataset.read_split(dataset.open_prepared(folder), "train")
 
 
 @pytest.mark.parametrize(
@@ -172,11 +172,11 @@ def test_values_that_are_not_finite_name_the_mesh(sphere, sphere_basis, tmp_path
 )
 def test_what_is_not_there_is_refused(data_folder, split, modes, message):
     with pytest.raises(ValueError, match=message):
-        dataset.read_split(dataset.open_data(data_folder), split, modes)
+        dataset.read_split(dataset.open_prepared(data_folder), split, modes)
 
 
 def test_demo_subjects_are_disjoint_and_meshes_enough(demo_folder):
-    data = dataset.open_data(demo_folder)
+    data = dataset.open_prepared(demo_folder)
     train, test = (data.metadata["identities"][name] for name in ("train", "test"))
     assert not train.keys() & test.keys()
     assert len(data.splits["train"]) >= 3000
@@ -185,7 +185,7 @@ def test_demo_subjects_are_disjoint_and_meshes_enough(demo_folder):
 
 
 def test_demo_meshes_are_bodies_in_metres_with_the_pelvis_at_the_origin(demo_folder):
-    data = dataset.open_data(demo_folder)
+    data = dataset.open_prepared(demo_folder)
     body = load_body(demo_body_path())
     split = dataset.read_split(data, "test")
     heights = np.ptp(split.vertices[..., 1], axis=1)

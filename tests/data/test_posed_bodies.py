@@ -129,7 +129,7 @@ def built(bodies, tmp_path_factory):
         split: sorted((p for p in planned if p.dataset in names), key=lambda p: (list(names).index(p.dataset), p[1:3]))
         for split, names in (("train", TRAIN), ("test", TEST))
     }
-    return Built(dataset.open_data(root / "out"), printed.getvalue(), root / "AMASS", splits, damaged)
+    return Built(dataset.open_prepared(root / "out"), printed.getvalue(), root / "AMASS", splits, damaged)
 
 
 def posed(path, pose, betas):
@@ -204,7 +204,7 @@ def test_a_long_sequence_gives_every_hundredth_frame_of_its_middle(bodies, tmp_p
     planned = [Planned("CMU", "01", "long.npz", still), Planned("SFU", "01", "short.npz", short)]
     write_amass(tmp_path / "AMASS", planned, {"CMU": "CMU", "SFU": "SFU"})
     out = build_amass(tmp_path / "AMASS", bodies, tmp_path / "out")
-    splits = dataset.open_data(out).splits
+    splits = dataset.open_prepared(out).splits
     assert [example.frame for example in splits["train"]] == [100, 200, 300, 400, 500, 600, 700, 800]
     assert [example.frame for example in splits["test"]] == [1]
 
@@ -248,7 +248,7 @@ def test_dfaust_takes_every_frame_and_splits_by_identity(bodies, tmp_path, capsy
     arguments = ["dataset", "dfaust", "--amass", tmp_path / "AMASS", "--body-dir", bodies, "--modes", MODES, "--out"]
     assert main([*map(str, arguments), str(tmp_path / "out")]) == 0
     assert "source: recipe dfaust" in capsys.readouterr().out
-    data = dataset.open_data(tmp_path / "out")
+    data = dataset.open_prepared(tmp_path / "out")
     for split, identities in (("train", range(50020, 50028)), ("test", range(50028, 50030))):
         wanted = [(p.identity, p.file, t) for p in planned if int(p.identity) in identities for t in range(3)]
         assert [(e.identity, e.file, e.frame) for e in data.splits[split]] == wanted
@@ -261,7 +261,7 @@ def test_dfaust_takes_every_frame_and_splits_by_identity(bodies, tmp_path, capsy
     assert main([*map(str, arguments), str(tmp_path / "fewer")]) == 2
     assert "DFaust has 9 identities" in capsys.readouterr().err
     assert main([*map(str, arguments), str(tmp_path / "fewer"), "--allow-missing"]) == 0
-    assert len(dataset.open_data(tmp_path / "fewer").metadata["identities"]["train"]) == 7
+    assert len(dataset.open_prepared(tmp_path / "fewer").metadata["identities"]["train"]) == 7
 
 
 KILLED = """
@@ -325,7 +325,7 @@ def test_a_killed_build_goes_on_from_its_finished_parts(small_amass, bodies, tmp
     build_amass(small_amass, bodies, tmp_path / "whole")
     assert was_read == paths
     assert contents(tmp_path / "whole") == contents(tmp_path / "out")
-    data = dataset.open_data(tmp_path / "out")
+    data = dataset.open_prepared(tmp_path / "out")
     assert data.metadata["counts"] == {"train": 36, "test": 4}
     assert ["1_damaged.npz" in line for line in data.metadata["skipped"]["train"]] == [True]
 

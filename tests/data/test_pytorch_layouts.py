@@ -183,7 +183,7 @@ def test_training_reads_it(tiny):
 def test_it_can_be_written_as_a_prepared_folder(tiny, tmp_path):
     template = Mesh(tiny.splits["test"][0].vertices, tiny.basis.faces)
     writer.write(tmp_path / "demo", tiny.basis, template, tiny.splits, tiny.metadata["source"])
-    written = dataset.open_data(tmp_path / "demo")
+    written = dataset.open_prepared(tmp_path / "demo")
     assert {name: written.metadata[name] for name in tiny.metadata} == tiny.metadata
     for name in ("train", "test"):
         assert_same(written.splits[name], tiny.splits[name])

@@ -31,7 +31,7 @@ def build_meshes(folder, out, progress=SILENT, **options):
 def test_a_folder_of_meshes_is_split_by_identity_and_centred(people, sphere, tmp_path, capsys):
     assert main(["dataset", "meshes", str(people), "--out", str(tmp_path / "out")]) == 0
     assert "source: recipe meshes" in capsys.readouterr().out
-    data = dataset.open_data(tmp_path / "out")
+    data = dataset.open_prepared(tmp_path / "out")
     assert data.metadata["counts"] == {"train": 44, "test": 9}
     assert data.basis.num_modes == 162  # all of a small mesh
     expected = [(f"person{i}", f"person{i}/pose{j:02d}.ply") for i in range(5) for j in range(PEOPLE[i])]
@@ -55,7 +55,7 @@ TURNS = {"x": [[0, -1, 0], [1, 0, 0], [0, 0, 1]], "y": np.eye(3), "z": [[1, 0, 0
 @pytest.mark.parametrize(("center", "scale", "up"), [("none", 0.001, "z"), ("box", 2.0, "x"), ("centroid", 1.0, "y")])
 def test_center_scale_and_up_are_applied_and_recorded(people, tmp_path, center, scale, up):
     out = build_meshes(people, tmp_path / "out", center=center, scale=scale, up=up, modes=12)
-    data = dataset.open_data(out)
+    data = dataset.open_prepared(out)
     assert {name: data.metadata["source"][name] for name in ("center", "scale", "up")} == {
         "center": center, "scale": scale, "up": up
     }  # fmt: skip
@@ -76,7 +76,7 @@ def test_center_scale_and_up_are_applied_and_recorded(people, tmp_path, center, 
 )
 def test_identities_are_chosen_by_name_pattern_or_share(people, tmp_path, options, train, test):
     assert main(["dataset", "meshes", str(people), "--out", str(tmp_path / "out"), "--modes", "12", *options]) == 0
-    metadata = dataset.open_data(tmp_path / "out").metadata
+    metadata = dataset.open_prepared(tmp_path / "out").metadata
     for split, digits in (("train", train), ("test", test)):
         assert metadata["identities"][split] == {f"person{i}": PEOPLE[int(i)] for i in digits}
     assert metadata["source"]["unused"] == 53 - sum(metadata["counts"].values())
@@ -85,7 +85,7 @@ def test_identities_are_chosen_by_name_pattern_or_share(people, tmp_path, option
 def test_a_split_by_mesh_is_the_seeds(people, tmp_path):
     def files(name, seed):
         out = build_meshes(people, tmp_path / name, split_by="mesh", seed=seed, fraction=0.25, modes=12)
-        return {split: {e.file for e in found} for split, found in dataset.open_data(out).splits.items()}
+        return {split: {e.file for e in found} for split, found in dataset.open_prepared(out).splits.items()}
 
     first = files("a", 1)
     assert (len(first["train"]), len(first["test"])) == (39, 14)
@@ -103,7 +103,7 @@ def test_hdf5_sequences_of_dfaust_are_read_frame_by_frame(sphere, tmp_path):
         for name in ("50002_jumping", "50002_running", "50004_jumping"):
             file[name] = np.moveaxis(frames, 0, 2)
     out = build_meshes(tmp_path / "DFAUST", tmp_path / "out", center="none", modes=12)
-    data = dataset.open_data(out)
+    data = dataset.open_prepared(out)
     wanted = [("50004", "registrations_m.hdf5/50004_jumping", frame) for frame in range(9)]
     assert [(e.identity, e.file, e.frame) for e in data.splits["test"]] == wanted
     assert data.metadata["identities"]["train"] == {"50002": 18}
@@ -116,7 +116,7 @@ def test_coma_folders_are_identities_and_expressions(sphere, tmp_path):
             path = tmp_path / "CoMA" / identity / "bareteeth" / f"bareteeth.{i:06d}.ply"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_mesh(path, Mesh(vertices, sphere.faces))
-    data = dataset.open_data(build_meshes(tmp_path / "CoMA", tmp_path / "out", modes=12))
+    data = dataset.open_prepared(build_meshes(tmp_path / "CoMA", tmp_path / "out", modes=12))
     found = [(e.identity, e.dataset, e.file) for e in data.splits["test"]]
     assert found == [("FaceTalk_2", "CoMA", f"FaceTalk_2/bareteeth/bareteeth.00000{i}.ply") for i in range(2)]
 
@@ -133,7 +133,7 @@ def test_arrays_take_their_faces_from_the_template(sphere, tmp_path, capsys):
     assert "walk.npy: no faces" in error
     assert "--template" in error
     assert main([*command, "--template", str(tmp_path / "template.obj"), "--modes", "12"]) == 0
-    data = dataset.open_data(tmp_path / "out")
+    data = dataset.open_prepared(tmp_path / "out")
     np.testing.assert_array_equal([e.vertices for e in data.splits["test"]], frames[3:])
     assert [(e.file, e.frame) for e in data.splits["test"]] == [("person1/walk.npy", i) for i in range(3)]
     np.testing.assert_array_equal(data.basis.faces, sphere.faces)
@@ -162,14 +162,14 @@ def test_a_basis_from_a_file_is_used_and_must_be_of_the_meshes(people, sphere, k
     turned = spectral.SpectralBasis(-kept.modes, kept.eigenvalues, kept.faces)
     spectral.save(tmp_path / "basis.npz", turned)
     assert main(command) == 0
-    np.testing.assert_array_equal(dataset.open_data(tmp_path / "out").basis.modes, -kept.modes)
+    np.testing.assert_array_equal(dataset.open_prepared(tmp_path / "out").basis.modes, -kept.modes)
 
 
 @pytest.mark.parametrize("operator", ["graph", pytest.param("cotangent", marks=pytest.mark.slow)])
 def test_a_network_trains_on_a_folder_of_meshes(people, tmp_path, capsys, operator):
     out, folder = tmp_path / "out", tmp_path / "run"
     build_meshes(people, out, operator=operator, modes=32)
-    data = dataset.open_data(out)
+    data = dataset.open_prepared(out)
     assert data.basis.operator == data.metadata["operator"] == operator
     template = read_mesh(out / "mesh.ply")
     shape = template.vertices if operator == "cotangent" else None
@@ -216,7 +216,7 @@ def test_ctrl_c_of_a_command_says_what_is_kept(people, tmp_path, capsys, small_p
     monkeypatch.setattr(sequences, "read", lambda item, template: names.append(item.name) or read(item, template))
     assert main(command) == 0
     assert len(names) == 53 - 33
-    assert dataset.open_data(tmp_path / "out").metadata["counts"] == {"train": 44, "test": 9}
+    assert dataset.open_prepared(tmp_path / "out").metadata["counts"] == {"train": 44, "test": 9}
 
 
 def test_a_mesh_that_was_changed_meanwhile_is_read_again(people, sphere, tmp_path, small_parts):
@@ -225,9 +225,9 @@ def test_a_mesh_that_was_changed_meanwhile_is_read_again(people, sphere, tmp_pat
         build_meshes(tmp_path / "scans", tmp_path / "out", modes=12, progress=Interrupting(20))
     write_mesh(tmp_path / "scans" / "person0" / "pose00.ply", sphere)
     out = build_meshes(tmp_path / "scans", tmp_path / "out", modes=12)
-    first = dataset.open_data(out).splits["train"][0]
+    first = dataset.open_prepared(out).splits["train"][0]
     centred = sphere.vertices - sphere.vertices.mean(0)
-    modes = dataset.open_data(out).basis.modes
+    modes = dataset.open_prepared(out).basis.modes
     np.testing.assert_allclose(first.coefficients, modes.T @ centred, atol=product_rounding(modes.T, centred))
 
 

@@ -48,7 +48,7 @@ def test_ctrl_c_keeps_finished_parts_and_says_so(sphere, kept, tmp_path, small_p
     writer.write(tmp_path / "whole", kept, sphere, {"train": whole()}, {})
     assert contents(tmp_path / "whole") == contents(tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"out", "whole"}
-    for found, (_, wanted) in zip(dataset.open_data(tmp_path / "out").splits["train"], examples(kept), strict=True):
+    for found, (_, wanted) in zip(dataset.open_prepared(tmp_path / "out").splits["train"], examples(kept), strict=True):
         np.testing.assert_array_equal(found.coefficients, wanted.coefficients)
         assert found[2:] == wanted[2:]
 
@@ -75,7 +75,7 @@ def test_another_build_starts_from_nothing(sphere, kept, sphere_basis, tmp_path,
     splits |= {"test": test()} if change == "splits" else {}
     writer.write(tmp_path / "out", basis, sphere, splits, {"scale": 2 if change == "options" else 1})
     assert train.starts == [0]
-    assert dataset.open_data(tmp_path / "out").metadata["counts"]["train"] == 12
+    assert dataset.open_prepared(tmp_path / "out").metadata["counts"]["train"] == 12
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
@@ -101,7 +101,7 @@ def test_a_cut_short_overwrite_leaves_the_old_dataset(sphere, kept, tmp_path, sm
         writer.write(out, kept, sphere, {"train": Spied(kept, 9)()}, {"scale": 2}, overwrite=True)
     assert contents(out) == before
     writer.write(out, kept, sphere, {"train": Spied(kept)()}, {"scale": 2}, overwrite=True)
-    assert dataset.open_data(out).metadata["source"] == {"scale": 2}
+    assert dataset.open_prepared(out).metadata["source"] == {"scale": 2}
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
@@ -118,6 +118,6 @@ def test_a_last_part_of_skipped_files_alone_is_no_shard(sphere, kept, tmp_path, 
         yield 2, Skipped("c: torn")
 
     out = writer.write(tmp_path / "out", kept, sphere, {"train": Source(["a", "b", "c"], read, "1")}, {})
-    data = dataset.open_data(out)
+    data = dataset.open_prepared(out)
     assert len(data.splits["train"]) == 4
     assert data.metadata["skipped"] == {"train": ["c: torn"]}

@@ -143,7 +143,7 @@ def test_every_product_is_at_full_precision(run, codec):
 
 
 def test_reconstructions_have_the_errors_of_the_evaluation(data_folder, tmp_path):
-    data = dataset.open_data(data_folder)
+    data = dataset.open_prepared(data_folder)
     train, test = (dataset.read_split(data, name) for name in ("train", "test"))
     run = make_run(data.basis, tmp_path)
     errors = 1000 * np.linalg.norm(Codec.of(run).reconstruct(test.coefficients[:, :20]) - test.vertices, axis=-1)

@@ -23,7 +23,7 @@ PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touc
 @pytest.fixture(scope="module")
 def url(data_folder, tmp_path_factory):
     """A report whose network is as good as one that is trained: its meshes are a little off."""
-    data = dataset.open_data(data_folder)
+    data = dataset.open_prepared(data_folder)
     train, test = dataset.read_split(data, "train"), dataset.read_split(data, "test")
     config = ModelConfig(modes=32, latent_size=4)
     params = init_params(config, jax.random.key(0))

@@ -57,7 +57,7 @@ def copy(trained, tmp_path):
 
 @pytest.fixture
 def splits(data_folder):
-    data = dataset.open_data(data_folder)
+    data = dataset.open_prepared(data_folder)
     return data, dataset.read_split(data, "train"), dataset.read_split(data, "test")
 
 
@@ -94,7 +94,7 @@ def test_the_page_has_everything_and_asks_for_nothing(page, trained, data_folder
         assert f'<section id="{section}">' in page
     for words in ("Best", "Median", "Worst", "Network, latent 4", "PCA, 4 components", "4 epochs", "id2, 00"):
         assert words in outside, words
-    config, data = json.loads((trained / "config.json").read_text()), dataset.open_data(data_folder)
+    config, data = json.loads((trained / "config.json").read_text()), dataset.open_prepared(data_folder)
     (start,) = config["history"]
     facts = config["train"] | start["versions"] | {"data_fingerprint": start["data_fingerprint"]}
     for name, value in {**facts, "connectivity": data.basis.fingerprint}.items():
@@ -180,7 +180,7 @@ def test_hostile_names_stay_names(sphere, sphere_basis, tmp_path):
     examples = [*sphere_examples(sphere, kept, 6, 2, True)]
     test = [e._replace(identity=HOSTILE[i % 3], file=HOSTILE[(i + 1) % 3]) for i, e in enumerate(examples)]
     splits = {"train": sphere_examples(sphere, kept, 12, 1, False), "test": test}
-    data = dataset.open_data(writer.write(tmp_path / "data", kept, sphere, splits, {HOSTILE[0]: HOSTILE[1]}))
+    data = dataset.open_prepared(writer.write(tmp_path / "data", kept, sphere, splits, {HOSTILE[0]: HOSTILE[1]}))
     train, test = dataset.read_split(data, "train"), dataset.read_split(data, "test")
     config = ModelConfig(modes=16, latent_size=3)
     params = init_params(config, jax.random.key(0))

@@ -18,7 +18,7 @@ from spectral_jax.training.config import TrainConfig
 
 @pytest.fixture
 def splits(data_folder):
-    data = dataset.open_data(data_folder)
+    data = dataset.open_prepared(data_folder)
     return data.basis, dataset.read_split(data, "train"), dataset.read_split(data, "test")
 
 

@@ -26,7 +26,7 @@ TRAIN = TrainConfig(epochs=5, batch_size=8, learning_rate=1e-3, validate_every=2
 @pytest.fixture
 def placements(fit_data, data_folder):
     """The same data on the device, in host memory and on disk."""
-    records = dataset.open_data(data_folder).splits["train"]
+    records = dataset.open_prepared(data_folder).splits["train"]
     return {
         "device": fit_data,
         "host": fit_data._replace(train_coefficients=StreamedData(fit_data.train_coefficients, 32)),

@@ -21,7 +21,7 @@ NAME = "<img src=x onerror=window.harmed=1> **bold**"
 @pytest.fixture(scope="module")
 def gallery(data_folder, tmp_path_factory):
     """Two untrained runs, with latents of 4 and 3 numbers, on spheres of somebody with an odd name."""
-    data = dataset.open_data(data_folder)
+    data = dataset.open_prepared(data_folder)
     meshes = [example._replace(identity=NAME, file=NAME) for example in data.splits["test"]]
     data = dataset.Data(data.path, data.basis, {"identities": {"test": {NAME: len(meshes)}}}, {"test": meshes})
 
