@@ -1,5 +1,7 @@
 """Mutated files of every kind that is read: each loads, or is refused by a ValueError that names it, fast and small."""
 
+import argparse
+import functools
 import io
 import json
 import pickle
@@ -12,9 +14,9 @@ import time
 import tracemalloc
 import warnings
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -300,8 +302,17 @@ def pth(folder: Path) -> Kind:
         [np.float64(1.5), b"bytes"],
         {1, 2, "three"},
         {"a": (1, [2, 3.0, None]), "b": OrderedDict(c=True)},
+        [np.arange(6.0).reshape(2, 3), np.ones(2, ">f4"), argparse.Namespace(rate=0.1, out=PurePosixPath("/a"))],
+        [
+            functools.partial(max, 1, key=len),
+            defaultdict(int, a=1),
+            frozenset({1}),
+            np.array(["a"]),
+            1j,
+            bytearray(b"a"),
+        ],
     ]
-    cases = [(pickle.dumps(tree, protocol), {}) for tree in plain for protocol in (2, 4)]
+    cases = [(pickle.dumps(tree, protocol), {}) for tree in plain for protocol in (2, 4, 5)]
     views = b"\x80\2](" + tensor((3, 4), (4, 1), 0, 12) + tensor((4,), (3,), 2, 12) + b"e."
     cases.append((views, {"0": bytes(48)}))
     for tree in arrays:

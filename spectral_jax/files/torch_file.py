@@ -2,8 +2,8 @@
 
 A file is a zip archive of uncompressed records (`torch_archive`). `<top>/data.pkl` is a pickle of the tree
 (`torch_pickle`); each `<top>/data/<key>` holds the bytes of one storage (`torch_tensors`). Nothing in the pickle is
-executed. The result may be at most a multiple of the file's own size, so neither a size field nor sharing within the
-pickle can claim much memory.
+executed; what is neither a tensor nor plain becomes an inert record (`torch_records`). The result may be at most a
+multiple of the file's own size, so neither a size field nor sharing within the pickle can claim much memory.
 """
 
 import io
@@ -23,9 +23,10 @@ import numpy as np
 from spectral_jax.files import atomic
 from spectral_jax.files.torch_archive import FILE_BYTES, UNFOLD, TorchFileError, open_archive, read_record
 from spectral_jax.files.torch_pickle import DEPTH, interpret, is_key, weigh
+from spectral_jax.files.torch_records import Record
 from spectral_jax.files.torch_tensors import DTYPES, STORAGES
 
-__all__ = ["TorchFileError", "load", "save"]
+__all__ = ["Record", "TorchFileError", "load", "save"]
 
 PICKLE_BYTES = 8 << 20  # of data.pkl
 _DAMAGE = (LookupError, TypeError, ValueError, OverflowError, EOFError, NotImplementedError, struct.error)
@@ -37,8 +38,9 @@ _DAMAGE = (LookupError, TypeError, ValueError, OverflowError, EOFError, NotImple
 def load(source: str | Path | bytes | io.BufferedIOBase) -> object:
     """Read the tree in a file of torch.save, 1.6 to 2.13, given as a path, bytes or a stream.
 
-    Tensors and parameters become read-only arrays; views of one storage share memory. NumPy scalars become Python
-    numbers. Raises TorchFileError, which names the file, for a file that is damaged, of another format or refused.
+    Tensors, parameters and NumPy arrays become read-only arrays; views of one storage share memory. NumPy scalars
+    become Python numbers. Other functions, classes and objects become a Record each, of their name, arguments and
+    state. Raises TorchFileError, which names the file, for a file that is damaged, of another format or refused.
     """
     if isinstance(source, bytes):
         name, data = "<bytes>", source

@@ -1,12 +1,13 @@
 """Turn the tensors of a torch.save file into NumPy arrays: torch's dtypes, its storages, and views of storages."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from spectral_jax.files.torch_archive import Archive, TorchFileError, read_record
+from spectral_jax.files.torch_archive import Archive, TorchFileError, read_record, spend
 
 STORAGES = {
     f"torch.{name}Storage": np.dtype(dtype)
@@ -65,3 +66,16 @@ def _storage_bytes(archive: Archive, key: str, dtype: np.dtype) -> np.ndarray:
         content = content.copy()
     content.flags.writeable = False
     return content
+
+
+def numpy_array(archive: Archive, content: bytes, dtype: np.dtype, shape: Any, order: Any) -> np.ndarray:
+    """A read-only array of the bytes of a pickled NumPy array; `order` is C or F."""
+    sizes = type(shape) is tuple and len(shape) <= 32 and all(type(n) is int and 0 <= n < 2**63 for n in shape)
+    if not sizes or math.prod(shape) * dtype.itemsize != len(content):
+        raise TorchFileError(f"has {len(content):,} bytes for a NumPy array of shape {shape!r:.200} and {dtype}")
+    array = np.frombuffer(content, dtype)
+    if dtype == np.bool_:
+        spend(archive, len(content))
+        array = np.frombuffer(content, np.uint8) != 0
+        array.flags.writeable = False
+    return array.reshape(shape, order=order)

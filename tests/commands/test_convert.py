@@ -1,9 +1,11 @@
+import argparse
+import functools
 import json
 import math
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -267,3 +269,16 @@ def test_mistakes_get_one_line_and_exit_code_2(tmp_path, imported, data_folder, 
         assert captured.out == "", name
     assert {p.name for p in tmp_path.iterdir()} == {"other.json", "mangled.ckpt", "job"}
     assert {p: p.stat().st_mtime_ns for p in imported.rglob("*")} == before
+
+
+@pytest.mark.needs("torch")
+def test_objects_beside_the_weights_do_not_matter(tmp_path, capsys):
+    import torch
+
+    tree = torch.load(CHECKPOINT, weights_only=False)
+    tree["hyper_parameters"] = argparse.Namespace(rate=1e-3, out=PurePosixPath("/data"), widths=np.arange(3))
+    tree["callbacks"] = {WithoutTorch: functools.partial(max, WithoutTorch())}
+    torch.save(tree, tmp_path / "last.ckpt")
+    assert main(["convert", str(tmp_path / "last.ckpt"), str(tmp_path / "run"), "--verify", "--meshes", "2"]) == 0
+    assert "all 43 comparisons passed" in capsys.readouterr().out
+    assert run.load_run(tmp_path / "run").epoch == 60
