@@ -330,7 +330,7 @@ def pth(folder: Path) -> Kind:
         pickled, storages = rng.choice(cases)
         path.write_bytes(archive(how(pickled, rng.choice(pickles), rng), storages))
 
-    return Kind(write, lambda: torch_file.load(path))
+    return Kind(write, lambda: list(torch_file.describe(torch_file.load(path))))
 
 
 def position() -> TrainingProgress:

@@ -18,12 +18,14 @@ from spectral_jax.files import atomic
 
 @dataclass(frozen=True)
 class Convert:
-    """Convert a published PyTorch checkpoint to a run folder, or a run folder to such a checkpoint."""
+    """Convert a PyTorch checkpoint to a run folder, or a run folder to such a checkpoint, or show what is in one."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A .ckpt or .pth file, or a run folder."""
-    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
+    target: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")] = None
     """The run folder to make, or the .ckpt file to write, with infos.json beside it."""
+    show: bool = False
+    """Print what is in the file SOURCE, running nothing in it: tensors with their shapes, the rest as text."""
     infos: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """The options of a published checkpoint (default: infos.json beside it, else inferred from the weights)."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
@@ -38,31 +40,52 @@ class Convert:
     def __call__(self) -> None:
         from spectral_jax.pytorch import lightning
 
-        exporting = self.source.is_dir()
-        self._check(exporting)
+        if self.show:
+            return self._show()
+        exporting, target = self.source.is_dir(), self._target()
+        self._check(exporting, target)
         data = open_data(self.data) if self.data else None
         if self.verify and data and ("test" not in data.splits or data.splits["test"][0].vertices is None):
             raise ValueError(f"{data.path}: no test split with original vertices to compare on")
         if exporting:
             meshes = self._meshes(self.source, data) if self.verify else None
-            lightning.export_checkpoint(self.source, self.target)
-            print(f"{self.target}: checkpoint for PyTorch, options in {self.target.with_name('infos.json')}")
-            folder, file = self.source, self.target
+            lightning.export_checkpoint(self.source, target)
+            print(f"{target}: checkpoint for PyTorch, options in {target.with_name('infos.json')}")
+            folder, file = self.source, target
         else:
-            self._import(data)
-            meshes = self._meshes(self.target, data) if self.verify else None
-            folder, file = self.target, self.source
+            self._import(target, data)
+            meshes = self._meshes(target, data) if self.verify else None
+            folder, file = target, self.source
         if meshes:
             self._verify(folder, file, *meshes)
 
-    def _check(self, exporting: bool) -> None:
-        """Raise ValueError for options that do not fit together, before any work."""
+    def _show(self) -> None:
+        """Print what is in the file."""
+        from spectral_jax.files import torch_file
+
+        others = {"TARGET": self.target, "--infos": self.infos, "--data": self.data, "--json": self.json}
+        others |= {"--verify": self.verify}
+        if given := [name for name, value in others.items() if value]:
+            raise ValueError(f"--show takes one file and no {', '.join(given)}")
+        if not self.source.is_file():
+            raise ValueError(f"{self.source}: no such file")
+        for line in torch_file.describe(torch_file.load(self.source)):
+            print(line)
+
+    def _target(self) -> Path:
+        """Raise ValueError when the source or the target is missing."""
         if not self.source.exists():
             raise ValueError(f"{self.source}: no such checkpoint or run folder")
-        if self.target.exists() and not (self.target.is_dir() and not any(self.target.iterdir())):
-            raise ValueError(f"{self.target} exists already")
-        if exporting and self.target.suffix != ".ckpt":
-            raise ValueError(f"{self.target}: a run folder becomes a .ckpt file, such as {self.target / 'last.ckpt'}")
+        if self.target is None:
+            raise ValueError(f"{self.source}: no TARGET to convert it to (--show prints what is in it)")
+        return self.target
+
+    def _check(self, exporting: bool, target: Path) -> None:
+        """Raise ValueError for options that do not fit together, before any work."""
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise ValueError(f"{target} exists already")
+        if exporting and target.suffix != ".ckpt":
+            raise ValueError(f"{target}: a run folder becomes a .ckpt file, such as {target / 'last.ckpt'}")
         if exporting and self.infos:
             raise ValueError("--infos goes with a checkpoint; a run folder has its own options")
         if exporting and self.data and not self.verify:
@@ -72,14 +95,14 @@ class Convert:
         if self.meshes < 1:
             raise ValueError(f"--meshes must be at least 1, not {self.meshes}")
 
-    def _import(self, data) -> None:
+    def _import(self, target: Path, data) -> None:
         """Make the run folder, with the basis of the data if they are given."""
         from spectral_jax.pytorch import lightning
 
         basis, source = (data.basis, data_source(self.data, data)) if data and self.data else (None, "")
-        for line in lightning.import_checkpoint(self.source, self.target, self.infos, basis, source):
+        for line in lightning.import_checkpoint(self.source, target, self.infos, basis, source):
             print(line)
-        print(f"{self.target}: run folder")
+        print(f"{target}: run folder")
 
     def _meshes(self, folder: Path, data) -> tuple[tuple, str]:
         """Coefficients, modes and original vertices (if any) to compare on, and a description of them."""

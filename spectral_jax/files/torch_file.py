@@ -23,10 +23,10 @@ import numpy as np
 from spectral_jax.files import atomic
 from spectral_jax.files.torch_archive import FILE_BYTES, UNFOLD, TorchFileError, open_archive, read_record
 from spectral_jax.files.torch_pickle import DEPTH, interpret, is_key, weigh
-from spectral_jax.files.torch_records import Record
+from spectral_jax.files.torch_records import Record, describe
 from spectral_jax.files.torch_tensors import DTYPES, STORAGES
 
-__all__ = ["Record", "TorchFileError", "load", "save"]
+__all__ = ["Record", "TorchFileError", "describe", "load", "save"]
 
 PICKLE_BYTES = 8 << 20  # of data.pkl
 _DAMAGE = (LookupError, TypeError, ValueError, OverflowError, EOFError, NotImplementedError, struct.error)

@@ -249,6 +249,9 @@ def error_cases(tmp_path, run_folder, data):
         "data for nothing": (["convert", run_folder, f"{new}.ckpt", "--data", DATA], "--data goes with --verify"),
         "json for nothing": (["convert", CHECKPOINT, new, "--json", "x.json"], "--json goes with --verify"),
         "no meshes": (["convert", CHECKPOINT, new, "--verify", "--meshes", "0"], "at least 1, not 0"),
+        "no target": (["convert", CHECKPOINT], "last.ckpt: no TARGET"),
+        "nothing to show": (["convert", "--show", "none.ckpt"], "none.ckpt: no such file"),
+        "show and convert": (["convert", "--show", CHECKPOINT, new], "no TARGET"),
         "no data": (["convert", CHECKPOINT, new, "--data", "none"], "none: no such data folder"),
         "few modes": (["convert", CHECKPOINT, new, "--data", data], "the network has 128 modes, the basis only 32"),
         "other basis": (
@@ -282,3 +285,10 @@ def test_objects_beside_the_weights_do_not_matter(tmp_path, capsys):
     assert main(["convert", str(tmp_path / "last.ckpt"), str(tmp_path / "run"), "--verify", "--meshes", "2"]) == 0
     assert "all 43 comparisons passed" in capsys.readouterr().out
     assert run.load_run(tmp_path / "run").epoch == 60
+
+
+def test_show_prints_tensors_and_the_rest(capsys):
+    assert main(["convert", "--show", CHECKPOINT]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "    last_conv.bias: float32 (3,)" in lines
+    assert "  epoch: 59" in lines

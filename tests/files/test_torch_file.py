@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_archives import TREE, archive, tensor, values, written
 
-from spectral_jax.files.torch_file import TorchFileError, load, save
+from spectral_jax.files.torch_file import TorchFileError, describe, load, save
 
 FLOATS = [np.float16, np.float32, np.float64, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2]
 OTHERS = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "c8", "c16"]
@@ -333,6 +333,27 @@ def test_an_object_that_holds_itself_is_read() -> None:
 def test_deep_records_are_read() -> None:
     record = load(archive(b"\x80\2" + b"ca\nB\n" * 30_000 + b")R" + b"\x85R" * 29_999 + b"."))
     assert record.arguments[0].arguments[0].name == "a.B"
+
+
+def test_a_description_tells_tensors_and_objects_line_by_line() -> None:
+    root = Node(None)
+    Node(root)
+    space = argparse.Namespace(rate=0.1, out="a\x1b[31m\n" + "b" * 500)
+    tree = {"w": np.zeros((3, 4), "f4"), "space": space, "betas": (0.9, 1), "root": root, Best.LOSS: None}
+    lines = list(describe(load(archive(pickle.dumps(tree, 4)))))
+    assert lines[0] == "dict of 5"
+    for line in ("  w: float32 (3, 4)", "  space: argparse.Namespace object", "    rate: 0.1", "  betas: (0.9, 1)"):
+        assert line in lines
+    assert any("Node object, as above" in line for line in lines)
+    assert all(line.isprintable() and len(line) < 300 for line in lines)
+
+
+def test_descriptions_are_bounded() -> None:
+    deep = b"\x80\2" + b"ca\nB\n" * 30_000 + b")R" + b"\x85R" * 29_999 + b"."
+    shared = b"\x80\2ca\nB\n)R" + b"".join(b"q%c0ca\nB\nh%ch%c\x86R" % (i, i, i) for i in range(97, 107)) + b"."
+    wide = pickle.dumps([[[i]] for i in range(30_000)], 2)
+    for pickled, most in ((deep, 200), (shared, 100), (wide, 20_001)):
+        assert len(list(describe(load(archive(pickled))))) <= most
 
 
 REFUSED = {
