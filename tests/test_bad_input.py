@@ -190,7 +190,7 @@ def cut_sequence(at):
 
 def foreign_checkpoint(at):
     weights = torch_file.load(TINY / "init.pth")
-    torch_file.save(at.tmp / "vae.pth", {f"encoder.{name}": value for name, value in weights.items()})
+    torch_file.save(at.tmp / "vae.pth", {f"vae_{name}": value for name, value in weights.items()})
     return ["convert", at.tmp / "vae.pth", at.new]
 
 
@@ -368,7 +368,7 @@ CASES = {
         ),
         "names": (
             foreign_checkpoint,
-            ["vae.pth", "not the weights", "encoder.last_conv.bias", "unexpected", "missing"],
+            ["vae.pth", "not the weights", "vae_last_conv.bias", "unexpected", "missing"],
         ),
         "sizes": (wider_checkpoint, ["wide.pth", "decoder_linear.0.weight", "(2048, 9)", "(2048, 8)"]),
         "options": (contradicting_options, ["infos.json", "size_latent is 32", "8"]),

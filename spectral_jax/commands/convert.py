@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -28,6 +28,10 @@ class Convert:
     """Print what is in the file SOURCE, running nothing in it: tensors with their shapes, the rest as text."""
     infos: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """The options of a published checkpoint (default: infos.json beside it, else inferred from the weights)."""
+    weights: Annotated[str | None, tyro.conf.arg(metavar="KEY")] = None
+    """Which weights to take if several sets fit; the error lists them."""
+    ignore: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="PATTERN")] = ()
+    """Leave out tensors with such names, such as 'criterion.*'. May be given several times."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
     """A dataset. The run folder gets its basis, and --verify uses its test split."""
     verify: bool = False
@@ -64,7 +68,7 @@ class Convert:
         from spectral_jax.files import torch_file
 
         others = {"TARGET": self.target, "--infos": self.infos, "--data": self.data, "--json": self.json}
-        others |= {"--verify": self.verify}
+        others |= {"--verify": self.verify, "--weights": self.weights, "--ignore": self.ignore}
         if given := [name for name, value in others.items() if value]:
             raise ValueError(f"--show takes one file and no {', '.join(given)}")
         if not self.source.is_file():
@@ -86,6 +90,8 @@ class Convert:
             raise ValueError(f"{target} exists already")
         if exporting and target.suffix != ".ckpt":
             raise ValueError(f"{target}: a run folder becomes a .ckpt file, such as {target / 'last.ckpt'}")
+        if exporting and (self.weights or self.ignore):
+            raise ValueError("--weights and --ignore go with a checkpoint, not with a run folder")
         if exporting and self.infos:
             raise ValueError("--infos goes with a checkpoint; a run folder has its own options")
         if exporting and self.data and not self.verify:
@@ -100,7 +106,9 @@ class Convert:
         from spectral_jax.pytorch import lightning
 
         basis, source = (data.basis, data_source(self.data, data)) if data and self.data else (None, "")
-        for line in lightning.import_checkpoint(self.source, target, self.infos, basis, source):
+        for line in lightning.import_checkpoint(
+            self.source, target, self.infos, basis, source, self.weights, self.ignore
+        ):
             print(line)
         print(f"{target}: run folder")
 
@@ -132,14 +140,12 @@ class Convert:
 
     def _verify(self, folder: Path, file: Path, meshes: tuple, described: str) -> None:
         """Compare the run folder with the checkpoint file, both as they are on disk."""
-        from spectral_jax.files import torch_file
-        from spectral_jax.pytorch import verify
+        from spectral_jax.pytorch import lightning, verify
         from spectral_jax.runs import checkpoint, run
 
         config = run.load_config(folder)
         params = checkpoint.restore(folder / "last", config.model, config.train).state.params
-        saved: Any = torch_file.load(file)
-        weights = saved.get("state_dict", saved)
+        _, weights, *_ = lightning.read_weights(file, self.weights, self.ignore)
         rows = [verify.verify_parameters(weights, params)]
         try:
             import torch

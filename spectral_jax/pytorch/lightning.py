@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from spectral_jax.files import atomic, options, safe_files, torch_file
 from spectral_jax.network.config import ModelConfig
 from spectral_jax.pytorch.infos import config_from_infos, infos_from_config
 from spectral_jax.pytorch.state_dict import TABLE, infer_config, params_from_state_dict, state_dict_from_params
+from spectral_jax.pytorch.weights import find_weights
 from spectral_jax.runs import checkpoint, run
 from spectral_jax.training.config import TrainConfig
 from spectral_jax.training.schedule import EPS, FACTOR, PATIENCE, THRESHOLD, Plateau
@@ -234,15 +235,21 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def import_checkpoint(
-    source: Path, target: Path, infos: Path | None = None, basis: SpectralBasis | None = None, data: str = ""
+    source: Path,
+    target: Path,
+    infos: Path | None = None,
+    basis: SpectralBasis | None = None,
+    data: str = "",
+    weights: str | None = None,
+    ignore: Sequence[str] = (),
 ) -> list[str]:
-    """Make the run folder `target` from a published .ckpt or .pth. Returns lines that tell what was found or assumed.
+    """Make the run folder `target` from a checkpoint. Returns lines that tell what was found or assumed.
 
-    `data` is the dataset of the basis. Raises ValueError as `read_checkpoint` does, for a target that exists, and for a
-    basis with too few modes.
+    `data` is the dataset of the basis; `weights` and `ignore` are as for `find_weights`. Raises ValueError as
+    `read_checkpoint` does, for a target that exists, and for a basis with too few modes.
     """
     run.check_free(target)
-    position, config, lines = read_checkpoint(source, infos)
+    position, config, lines = read_checkpoint(source, infos, weights, ignore)
     modes = config.model.modes
     if basis is None:
         lines.append("no basis: the folder lacks basis.npz, the basis that the network was trained on")
@@ -257,22 +264,19 @@ def import_checkpoint(
     return lines
 
 
-def read_checkpoint(source: Path, infos: Path | None = None) -> tuple[TrainingProgress, run.RunConfig, list[str]]:
-    """Read a published .ckpt or .pth: training state, options, and lines that tell what was found or assumed.
+def read_checkpoint(
+    source: Path, infos: Path | None = None, weights: str | None = None, ignore: Sequence[str] = ()
+) -> tuple[TrainingProgress, run.RunConfig, list[str]]:
+    """Read a checkpoint: training state, options, and lines that tell what was found or assumed.
 
-    Options come from `infos`, or from infos.json beside the source. Raises ValueError naming the file that is missing,
-    unreadable or contradicted by the weights.
+    Weights are found as by `find_weights`; those outside `state_dict` have no training state. Options come from
+    `infos`, or from infos.json beside the source. Raises ValueError naming the file that is missing, unreadable or
+    contradicted by the weights.
     """
-    if not source.is_file():
-        raise ValueError(f"{source}: no such file")
-    saved = torch_file.load(source)
-    if not isinstance(saved, dict):
-        raise ValueError(f"{source}: holds a {type(saved).__name__}, expected a checkpoint or a state dict")
-    state_dict = saved.get("state_dict", saved)
-    if not isinstance(state_dict, dict):
-        raise ValueError(f"{source}: its state_dict is a {type(state_dict).__name__}, expected a dict")
+    saved, state_dict, keys, lines = read_weights(source, weights, ignore)
     with _naming(source):
-        inferred, lines = infer_config(state_dict)
+        inferred, more = infer_config(state_dict)
+        lines += more
 
     model, train, given = inferred, TrainConfig(), {}
     beside = source.with_name("infos.json")
@@ -287,19 +291,32 @@ def read_checkpoint(source: Path, infos: Path | None = None) -> tuple[TrainingPr
             lines.pop()  # nothing was assumed
         lines.append(f"options: from {infos}" + (f", ignoring the unknown {', '.join(unknown)}" if unknown else ""))
 
-    if "optimizer_states" not in saved:
+    if "optimizer_states" not in saved or keys != ["state_dict"]:
         lines.append("weights only: training starts at epoch 0 with Adam's moments at zero")
         optimizer = {"state": {}, "param_groups": [{"lr": train.learning_rate}]}
-        saved = {"state_dict": state_dict, "epoch": 0, "global_step": 0}
-        saved |= {"optimizer_states": [optimizer], "lr_schedulers": []}
+        fresh: dict[str, Any] = {"epoch": 0, "global_step": 0, "optimizer_states": [optimizer], "lr_schedulers": []}
+        saved = fresh
     with _naming(source):
-        position = checkpoint_from_lightning(saved, model)
+        position = checkpoint_from_lightning({**saved, "state_dict": state_dict}, model)
         remembered = {name: saved[OURS][name] for name in ("seed", "schedule") if name in saved.get(OURS, {})}
         _, beta2 = saved["optimizer_states"][0]["param_groups"][0].get("betas", BETAS)
         train = options.fill(train, {"beta2": beta2, **remembered})
     rate = position.plateau.learning_rate
     lines.append(f"{position.epoch} epochs and {position.state.step} steps done, learning rate {rate:.4g}")
     return position, run.RunConfig(model, train, str(given.get("path", ""))), lines
+
+
+def read_weights(
+    source: Path, weights: str | None = None, ignore: Sequence[str] = ()
+) -> tuple[dict, dict[str, Any], list[str], list[str]]:
+    """Read a checkpoint: all that is in it, and what `find_weights` finds there. Raises ValueError naming the file."""
+    if not source.is_file():
+        raise ValueError(f"{source}: no such file")
+    saved = torch_file.load(source)
+    if not isinstance(saved, dict):
+        raise ValueError(f"{source}: holds a {type(saved).__name__}, expected a checkpoint or a state dict")
+    with _naming(source):
+        return saved, *find_weights(saved, weights, ignore)
 
 
 def export_checkpoint(run_folder: Path, target: Path) -> None:
