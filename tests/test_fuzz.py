@@ -23,7 +23,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from helpers import TINY, sphere_examples, write_2026
-from torch_archives import TREE, archive, integer, tensor, values, written
+from torch_archives import TREE, archive, integer, legacy, safetensors, tensor, values, written
 
 from spectral_jax.basis import spectral
 from spectral_jax.bodies import motion, smplh
@@ -333,6 +333,35 @@ def pth(folder: Path) -> Kind:
     return Kind(write, lambda: list(torch_file.describe(torch_file.load(path))))
 
 
+def older_pth(folder: Path) -> Kind:
+    """The format of torch before 1.6."""
+    views = b"(" + tensor((3, 4), (4, 1), 0, 12) + tensor((4,), (3,), 2, 12) + b"t"
+    named = b"}" + b"X\1\0\0\0w" + tensor((12,), (1,), 0, 12) + b"s"
+    pickles, path = [b"\x80\2" + value + b"." for value in (views, named)], folder / "a.pth"
+
+    def write(rng: random.Random) -> None:
+        pickled = mutate_opcodes(rng.choice(pickles), rng.choice(pickles), rng) if rng.random() < 0.5 else pickles[0]
+        whole = legacy(pickled[2:-1], np.arange(12, dtype="<f4"))
+        path.write_bytes(whole if pickled is not pickles[0] else mutate(whole, whole, rng))
+
+    return Kind(write, lambda: torch_file.load(path))
+
+
+def tensors_file(folder: Path) -> Kind:
+    """A .safetensors file."""
+    arrays, path = {name: values((2, 3), np.dtype(name)) for name in ("float32", "bool", "bfloat16")}, folder / "a"
+    whole = safetensors(arrays)
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+
+    def write(rng: random.Random) -> None:
+        text = mutate_json(header, rng)
+        spoilt = len(text).to_bytes(8, "little") + text + whole[8 + length :]
+        path.write_bytes(spoilt if rng.random() < 0.7 else mutate(whole, whole, rng))
+
+    return Kind(write, lambda: torch_file.load(path))
+
+
 def position() -> TrainingProgress:
     """Of the smallest network."""
     import jax
@@ -576,6 +605,8 @@ def log(folder: Path) -> Kind:
 
 KINDS: dict[str, tuple[Callable[[Path], Kind], int]] = {  # and how many in the slow run
     "pth": (pth, 8000),
+    "older_pth": (older_pth, 4000),
+    "safetensors": (tensors_file, 4000),
     "ckpt": (ckpt, 600),
     "tar_2022": (layout_2022, 3000),
     "npy_2026": (layout_2026, 3000),

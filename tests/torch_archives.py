@@ -1,6 +1,7 @@
 """Archives as torch.save writes them, and others that nobody wrote: made by hand, without torch."""
 
 import io
+import json
 import math
 import pickle
 import struct
@@ -47,6 +48,29 @@ def tensor(
         + shape
         + b"\x89ccollections\nOrderedDict\n)RtR"
     )
+
+
+def legacy(value: bytes, storage: np.ndarray, count: int | None = None) -> bytes:
+    """A file of torch before 1.6: the opcodes of a value and the float32 storage "0"."""
+    start = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03." + pickle.dumps({"little_endian": True}, 2)
+    size = struct.pack("<q", storage.size if count is None else count)
+    return start + b"\x80\2" + value + b"." + pickle.dumps(["0"], 2) + size + storage.tobytes()
+
+
+def headed(header: dict, content: bytes) -> bytes:
+    """A .safetensors file with this header."""
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + content
+
+
+def safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
+    codes = {"float32": "F32", "bool": "BOOL", "int64": "I64", "bfloat16": "BF16"}
+    header, content = {"__metadata__": {"format": "pt"}}, b""
+    for name, array in arrays.items():
+        place = [len(content), len(content) + array.nbytes]
+        header[name] = {"dtype": codes[array.dtype.name], "shape": list(array.shape), "data_offsets": place}
+        content += array.tobytes()
+    return headed(header, content)
 
 
 def written(tree: object) -> bytes:

@@ -21,7 +21,7 @@ class Convert:
     """Convert a PyTorch checkpoint to a run folder, or a run folder to such a checkpoint, or show what is in one."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """A .ckpt or .pth file, or a run folder."""
+    """A .ckpt, .pth or .safetensors file, or a run folder."""
     target: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")] = None
     """The run folder to make, or the .ckpt file to write, with infos.json beside it."""
     show: bool = False

@@ -6,6 +6,7 @@ import sys
 import zipfile
 import zlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +17,8 @@ UNFOLD = 16  # nodes of the tree per byte of pickle, and bytes of arrays per byt
 _AGAIN = "save it again with torch.save of torch >= 1.6"
 _OTHER_FORMATS = (  # offset and signature of files that are not zip archives, and the message for each
     (0, b"PK\3\4", "is a truncated zip archive (the directory at its end is missing)"),
-    (0, b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", f"is in the format of torch < 1.6; {_AGAIN}"),
     (0, b"\x80", f"is a bare pickle; {_AGAIN}"),
     (257, b"ustar", f"is a tar archive (the format of torch < 0.2, perhaps); {_AGAIN}"),
-    (8, b'{"', f"is a safetensors file; {_AGAIN}"),
     (0, b"\x89HDF", f"is an HDF5 file; {_AGAIN}"),
     (0, b"\x93NUMPY", f"is a NumPy .npy file; {_AGAIN}"),
     (0, b"\x1f\x8b", "is a gzip file; decompress it first"),
@@ -41,19 +40,21 @@ class Archive:
 
     Attributes:
       data: the whole file.
-      records: start, size and CRC-32 of each record, by name.
+      records: start, size and CRC-32 (None if the format has none) of each record, by name.
       top: the folder of the archive that holds the records, with its slash.
       swapped: whether the file's byte order is not this machine's.
       allowance: items that the pickle may still copy.
       storages: storages read so far, uint8, by key and dtype.
+      named: storages that the pickle names, by key, while none is read yet; tensors are then empty.
     """
 
     data: bytes
-    records: dict[str, tuple[int, int, int]]
+    records: dict[str, tuple[int, int, int | None]]
     top: str = ""
     swapped: bool = False
     allowance: int = 0
     storages: dict[tuple[str, np.dtype], np.ndarray] = field(default_factory=dict)
+    named: dict[str, Any] | None = None
 
 
 def open_archive(data: bytes) -> Archive:
@@ -96,7 +97,7 @@ def read_record(archive: Archive, name: str) -> memoryview:
     """Return the bytes of a record. Raises TorchFileError when its checksum is wrong."""
     start, size, crc = archive.records[archive.top + name]
     content = memoryview(archive.data)[start : start + size]
-    if zlib.crc32(content) != crc:
+    if crc is not None and zlib.crc32(content) != crc:
         raise TorchFileError(f"record {name[:80]!r} is damaged (its checksum is wrong)")
     return content
 

@@ -1,4 +1,4 @@
-"""Read and write the files of torch.save (.pth, .pt, .ckpt) without torch.
+"""Read and write the files of torch.save (.pth, .pt, .ckpt) without torch, and read .safetensors.
 
 A file is a zip archive of uncompressed records (`torch_archive`). `<top>/data.pkl` is a pickle of the tree
 (`torch_pickle`); each `<top>/data/<key>` holds the bytes of one storage (`torch_tensors`). Nothing in the pickle is
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from spectral_jax.files import atomic
+from spectral_jax.files import atomic, safetensors, torch_legacy
 from spectral_jax.files.torch_archive import FILE_BYTES, UNFOLD, TorchFileError, open_archive, read_record
 from spectral_jax.files.torch_pickle import DEPTH, interpret, is_key, weigh
 from spectral_jax.files.torch_records import Record, describe
@@ -36,7 +36,7 @@ _DAMAGE = (LookupError, TypeError, ValueError, OverflowError, EOFError, NotImple
 
 
 def load(source: str | Path | bytes | io.BufferedIOBase) -> object:
-    """Read the tree in a file of torch.save, 1.6 to 2.13, given as a path, bytes or a stream.
+    """Read the tree in a file of torch.save, 0.4 to 2.13, given as a path, bytes or a stream; or a .safetensors file.
 
     Tensors, parameters and NumPy arrays become read-only arrays; views of one storage share memory. NumPy scalars
     become Python numbers. Other functions, classes and objects become a Record each, of their name, arguments and
@@ -52,7 +52,10 @@ def load(source: str | Path | bytes | io.BufferedIOBase) -> object:
     else:
         name, data = getattr(source, "name", "<stream>"), source.read()
     try:
-        archive = open_archive(data)
+        if safetensors.is_safetensors(data):
+            return safetensors.read(data)
+        legacy = data.startswith(torch_legacy.SIGNATURE)
+        archive = torch_legacy.open_legacy(data, PICKLE_BYTES) if legacy else open_archive(data)
         pickled = read_record(archive, "data.pkl")
         if len(pickled) > PICKLE_BYTES:
             raise TorchFileError(f"data.pkl has {len(pickled):,} bytes, the limit is {PICKLE_BYTES:,}")

@@ -88,7 +88,7 @@ def interpret(data: bytes, archive: Archive) -> object:
                 name, module = stack.pop(), stack.pop()
                 stack.append(_global(module, name, archive))
             case "BINPERSID":
-                stack.append(_persistent(stack.pop()))
+                stack.append(_persistent(stack.pop(), archive))
             case "REDUCE" | "NEWOBJ":
                 arguments, function = stack.pop(), stack.pop()
                 stack.append(_call(function, arguments, archive))
@@ -161,14 +161,17 @@ def _global(module: object, name: object, archive: Archive) -> np.dtype | Record
     return DTYPES[full] if full in DTYPES else Record(full)
 
 
-def _persistent(identity: object) -> Storage:
+def _persistent(identity: object, archive: Archive) -> Storage:
     """The storage that a persistent id refers to."""
     match identity:
-        case str(tag), Record(name=name, arguments=None), str(key), str(), int(count) if (
-            tag == "storage" and name.endswith("Storage") and len(key) < 80 and count >= 0
+        case str(tag), Record(name=name, arguments=None), str(key), str(), int(count), *view if (
+            tag == "storage" and name.endswith("Storage") and len(key) < 80 and count >= 0 and view in ([], [None])
         ):
             dtype = STORAGES.get(name, np.dtype("u1"))
-            return Storage(key, dtype, count * dtype.itemsize)
+            storage = Storage(key, dtype, count * dtype.itemsize)
+            if archive.named is not None and archive.named.setdefault(key, storage) != storage:
+                raise TorchFileError(f"has a storage {key!r} of two dtypes or sizes")
+            return storage
     raise TorchFileError("data.pkl has a persistent id that is not a storage's")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 from helpers import ROOT, TINY
+from torch_archives import safetensors
 
 from spectral_jax.cli import main
 from spectral_jax.data import dataset, pytorch_layouts, writer
@@ -292,3 +293,18 @@ def test_show_prints_tensors_and_the_rest(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "    last_conv.bias: float32 (3,)" in lines
     assert "  epoch: 59" in lines
+
+
+@pytest.mark.needs("torch")
+def test_the_older_format_and_safetensors_convert_alike(tmp_path, capsys):
+    import torch
+
+    tree = torch.load(CHECKPOINT, weights_only=False)
+    torch.save(tree, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    weights = {name: tensor.numpy() for name, tensor in tree["state_dict"].items()}
+    (tmp_path / "a.safetensors").write_bytes(safetensors(weights))
+    for name, epoch in {"old.ckpt": 60, "a.safetensors": 0}.items():
+        target = tmp_path / f"{epoch}"
+        assert main(["convert", str(tmp_path / name), str(target), "--verify", "--meshes", "2"]) == 0
+        assert "all 43 comparisons passed" in capsys.readouterr().out
+        assert run.load_run(target).epoch == epoch

@@ -22,7 +22,7 @@ import pytest
 from helpers import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_archives import TREE, archive, tensor, values, written
+from torch_archives import TREE, archive, headed, legacy, safetensors, tensor, values, written
 
 from spectral_jax.files.torch_file import TorchFileError, describe, load, save
 
@@ -475,10 +475,10 @@ GOOD = written(TREE)
     [
         (b"", "is empty"),
         (b"hello", "is not a zip archive"),
-        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", "format of torch < 1.6"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", "damaged"),
         (pickle.dumps({}), "bare pickle"),
         (b"pickle".ljust(257, b"\0") + b"ustar\0" + bytes(1000), "tar archive"),
-        (struct.pack("<Q", 20) + b'{"__metadata__":{}}', "safetensors"),
+        (struct.pack("<Q", 20) + b'{"__metadata__":{}}', "a header of 20 bytes"),
         (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
         (b"\x1f\x8b" + bytes(100), "gzip"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
@@ -500,6 +500,39 @@ GOOD = written(TREE)
 def test_refuses_other_files(content: bytes, message: str) -> None:
     with pytest.raises(TorchFileError, match=message):
         load(content)
+
+
+def test_the_format_before_torch_1_6() -> None:
+    floats = np.arange(12, dtype="<f4")
+    content = legacy(tensor((3, 4), (4, 1), 0, 12), floats)
+    np.testing.assert_array_equal(load(content), floats.reshape(3, 4))
+    other, unknown = tensor((3, 4), (4, 1), 0, 12, b"torch\nDoubleStorage"), tensor((3, 4), (4, 1), 0, 12, key="7")
+    both = b"(" + other + tensor((1,), (1,), 0, 12) + b"t"
+    cut = legacy(tensor((3, 4), (4, 1), 0, 12), floats[:-1], 12)
+    past = legacy(tensor((4, 4), (4, 1), 0, 12), floats)
+    wrong = {"should have 12": cut, "no tensor has": legacy(unknown, floats), "two dtypes": legacy(both, floats)}
+    for message, content in wrong.items() | {("reaches past the end", past)}:
+        with pytest.raises(TorchFileError, match=message):
+            load(content)
+    hostile = pickle.dumps(Reduced(os.system, "touch hacked"), 2)[2:-1]
+    assert load(legacy(b"(" + tensor((1,), (1,), 0, 12) + hostile + b"t", floats))[1].arguments == ("touch hacked",)
+
+
+def test_safetensors() -> None:
+    tree = {"w": values((2, 3), np.dtype("f4")), "b": values((2,), np.dtype("?")), "n": values((), np.dtype("i8"))}
+    tree |= {"h": values((2, 2), np.dtype(ml_dtypes.bfloat16)), "empty": np.zeros((0, 3), "f4")}
+    assert_same(load(safetensors(tree)), tree)
+    good = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    bad = [{"dtype": "F31"}, {"shape": [3]}, {"shape": [-2]}, {"shape": [2**62, 2**62]}, {"shape": [2.0]}, {"shape": 2}]
+    bad += [{"data_offsets": [0, 12]}, {"data_offsets": [8, 16]}, {"data_offsets": [-8, 0]}, {"data_offsets": [0]}]
+    for change in bad:
+        with pytest.raises(TorchFileError, match="'w'"):
+            load(headed({"w": good | change}, bytes(8)))
+    with pytest.raises(TorchFileError, match="overlap"):
+        load(headed({"v": good, "w": good}, bytes(8)))
+    for content in (headed({"w": good}, bytes(8))[:-20], headed({"w": [1]}, b""), headed({}, b"").replace(b"}", b"]")):
+        with pytest.raises(TorchFileError, match="<bytes>"):
+            load(content)
 
 
 def test_overlapping_records_are_refused() -> None:
@@ -588,9 +621,13 @@ def test_reads_what_torch_writes(tmp_path: Path) -> None:
         torch.save(pending, path)
         with pytest.raises(TorchFileError, match="resolve_conj"):
             load(path)
-    torch.save(torch.eye(2), path, _use_new_zipfile_serialization=False)
-    with pytest.raises(TorchFileError, match=r"torch < 1\.6"):
-        load(path)
+    tensors = {name: tensor for name, tensor in tensors.items() if "uint16" not in name}
+    torch.save([tensors, Node(None)], path, _use_new_zipfile_serialization=False)
+    tree, node = load(path)
+    for name, value in tensors.items():
+        assert_same(np.array(tree[name], order="C"), np.array(from_torch(value), order="C"))
+    assert np.shares_memory(tree["base"], tree["column"])
+    assert node.state == {"parent": None, "children": []}
     torch.save([torch.eye(2).to_sparse(), torch.device("cpu")], path)
     sparse, device = load(path)
     assert sparse.name == "torch._utils._rebuild_sparse_tensor"
