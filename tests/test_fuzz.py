@@ -498,6 +498,15 @@ def sequence(folder: Path) -> Kind:
     return arrays_of(folder, "walk_poses.npz", arrays, motion.read_sequence)
 
 
+def split_sequence(folder: Path) -> Kind:
+    """With the poses in parts, and a row of betas for each frame."""
+    rng = np.random.default_rng(0)
+    sizes = {"root_orient": 3, "pose_body": 63, "pose_hand": 90}
+    arrays = {name: rng.normal(size=(7, size)) for name, size in sizes.items()}
+    arrays |= {"betas": np.tile(rng.normal(size=16), (7, 1)), "surface_model_type": np.array("smplh")}
+    return arrays_of(folder, "walk_stageii.npz", arrays, motion.read_sequence)
+
+
 def released(folder: Path) -> Kind:
     found, network = small(folder, 4), ModelConfig(4, 1, 1)
     config = run.RunConfig(network, TrainConfig(), "")
@@ -614,6 +623,7 @@ KINDS: dict[str, tuple[Callable[[Path], Kind], int]] = {  # and how many in the 
     "body_npz": (body_npz, 1000),
     "body_pkl": (body_pkl, 1000),
     "sequence_npz": (sequence, 2000),
+    "split_sequence_npz": (split_sequence, 2000),
     "release_npz": (released, 1000),
     "meshes_npz": (meshes, 2000),
     "infos_json": (infos, 1000),

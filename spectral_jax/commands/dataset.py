@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -93,7 +94,7 @@ class DatasetImport:
 
 
 def show_counts(data: Data) -> None:
-    """Print the origin of a dataset, its numbers of meshes and identities, and the first skipped files."""
+    """Print the origin of a dataset, its numbers of meshes and identities, and what was skipped."""
     print(f"{data.path}: {data.basis.num_vertices:,} vertices, {data.basis.num_modes:,} modes")
     print("source: " + ", ".join(f"{name} {value}" for name, value in data.metadata["source"].items()))
     table = Table()
@@ -103,10 +104,30 @@ def show_counts(data: Data) -> None:
     for name, records in data.splits.items():
         table.add_row(name, f"{len(records):,}", f"{len(data.metadata['identities'][name]):,}")
     Console().print(table)
-    skipped = [reason for reasons in data.metadata.get("skipped", {}).values() for reason in reasons]
-    if skipped:
-        print(f"{len(skipped)} files skipped (full list: {data.path / 'metadata.json'}):")
-        print("\n".join(f"  {reason}" for reason in skipped[:10]) + ("\n  ..." if len(skipped) > 10 else ""))
+    for line in [*unnamed_genders(data.metadata), *skipped_files(data)]:
+        print(line)
+
+
+def unnamed_genders(metadata: dict[str, Any]) -> list[str]:
+    """A line that counts the meshes of a published dataset whose files name no gender."""
+    if metadata["source"].get("recipe") not in ("amass", "dfaust"):
+        return []
+    count = sum(genders.get("", 0) for genders in metadata.get("genders", {}).values())
+    return [f"{count:,} meshes are from files without a gender, and have the male body"] if count else []
+
+
+def skipped_files(data: Data) -> list[str]:
+    """Lines that tell which sequence files were skipped, and why; files with one reason share a line."""
+    skipped = [line for lines in data.metadata.get("skipped", {}).values() for line in lines]
+    groups: dict[str, list[str]] = {}
+    for line in skipped:
+        _, _, reason = line.rpartition(".npz: ")
+        groups.setdefault(re.sub(r"\d+", "0", reason), []).append(line)  # lengths of sequences make no other reason
+    lines = [f"{len(skipped):,} files skipped (full list: {data.path / 'metadata.json'}):"] if skipped else []
+    for first, *others in sorted(groups.values(), key=len, reverse=True):
+        path, dot, reason = first.rpartition(".npz: ")
+        lines.append(f"  {1 + len(others):,} files: {reason} (such as {path}{dot[:4]})" if others else f"  {first}")
+    return lines[:12] + (["  ..."] if len(lines) > 12 else [])
 
 
 def open_data(source: str | Path) -> Data:

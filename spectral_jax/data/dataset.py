@@ -23,7 +23,8 @@ METADATA_FILE = "metadata.json"
 TFDS_INFO_FILE = "dataset_info.json"
 TFDS_FEATURES_FILE = "features.json"
 METADATA_BYTES = 64 << 20  # the metadata lists all identities and all skipped files
-METADATA_PARTS = {"counts": int, "identities": dict, "skipped": list, "source": object}  # dicts of such values
+# dicts of such values
+METADATA_PARTS = {"counts": int, "identities": dict, "genders": dict, "skipped": list, "source": object}
 
 
 class Example(NamedTuple):
@@ -53,7 +54,7 @@ class Data:
     Attributes:
       path: the folder.
       basis: its modes and faces.
-      metadata: counts and identities of each split, skipped files, and how the dataset was made ("source").
+      metadata: counts, identities and genders of each split, skipped files, and how the dataset was made ("source").
       splits: sequences of Example by name; an example is read when it is indexed.
     """
 

@@ -226,7 +226,7 @@ class Part:
     def __init__(self, build: Build, split: str, number: int):
         self._writer = ArrayRecordWriter(str(build.data / _record_file(split, number)), "group_size:1,uncompressed")
         self._journal = build.journal / f"{split}-{number:05d}.json"
-        self.entry: dict[str, Any] = {"meshes": 0, "bytes": 0, "identities": {}, "skipped": []}
+        self.entry: dict[str, Any] = {"meshes": 0, "bytes": 0, "identities": {}, "genders": {}, "skipped": []}
 
     def add(self, example: Example, form: tfds.features.FeaturesDict) -> None:
         """Append an example."""
@@ -235,8 +235,8 @@ class Part:
         self._writer.write(serialised)
         self.entry["meshes"] += 1
         self.entry["bytes"] += len(serialised)
-        identities = self.entry["identities"]
-        identities[example.identity] = identities.get(example.identity, 0) + 1
+        for counts, label in (("identities", example.identity), ("genders", example.gender)):
+            self.entry[counts][label] = self.entry[counts].get(label, 0) + 1
 
     def close(self, stop: int) -> dict[str, Any]:
         """Finish the file and enter it into the journal; `stop` is the first item that comes after it."""
@@ -254,7 +254,8 @@ def _publish(build: Build, parts: dict[str, list[dict[str, Any]]]) -> None:
             reason = f", {skipped[name][0]}" if skipped[name] else ""
             raise ValueError(f"{build.out}: the {name} split would be empty{reason}")
     identities = {name: _sum_counts(part["identities"] for part in entries) for name, entries in parts.items()}
-    metadata = {**build.metadata, "counts": counts, "identities": identities, "skipped": skipped}
+    genders = {name: _sum_counts(part.get("genders", {}) for part in entries) for name, entries in parts.items()}
+    metadata = {**build.metadata, "counts": counts, "identities": identities, "genders": genders, "skipped": skipped}
     spectral.save(build.data / BASIS_FILE, build.basis)
     write_mesh(build.data / MESH_FILE, build.template)
     atomic.write_text(build.data / METADATA_FILE, json.dumps(metadata, indent=1))

@@ -59,6 +59,18 @@ def amass(**changes):
     } | changes
 
 
+ONES = np.ones((5, 156))
+
+
+def split_poses(poses):
+    return {"root_orient": poses[:, :3], "pose_body": poses[:, 3:66], "pose_hand": poses[:, 66:]}
+
+
+def save(path, **changes):
+    np.savez(path, **{name: array for name, array in amass(**changes).items() if array is not None})
+    return path
+
+
 def test_sequence_round_trip(tmp_path):
     sequence = MotionSequence(synthesise("gait", 7, 30.0, 0), np.linspace(-1, 1, 16, dtype=np.float32), "female", 60.0)
     write_sequence(tmp_path / "walk_poses.npz", sequence)
@@ -84,25 +96,82 @@ def test_read_sequence_variants(tmp_path):
     np.testing.assert_array_equal(read_sequence(path).betas, np.arange(16))
 
 
+MOVED = np.arange(5 * 156.0).reshape(5, 156)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"betas": np.arange(16.0)[None]},
+        {"betas": np.tile(np.arange(16.0), (5, 1))},
+        {"poses": MOVED.reshape(5, 52, 3)},
+        {"poses": None, **split_poses(MOVED)},
+        {"mocap_framerate": None},
+        {"mocap_framerate": None, "mocap_frame_rate": np.array(120.0)},
+        {"gender": np.array("Male ")},
+        {"gender": np.array("b'male'")},
+        {"gender": np.array([b"male"])},
+        {"trans": None, "surface_model_type": np.array("smplh")},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_what_tools_write_is_the_same_sequence(tmp_path, changes):
+    found = read_sequence(save(tmp_path / "a.npz", **{"poses": MOVED} | changes))
+    np.testing.assert_array_equal(found.poses, MOVED)
+    np.testing.assert_array_equal(found.betas, np.arange(16))
+    rated = "mocap_frame_rate" in changes or "mocap_framerate" not in changes
+    assert (found.gender, found.framerate) == ("male", 120.0 if rated else None)
+    write_sequence(tmp_path / "b.npz", found)
+    assert read_sequence(tmp_path / "b.npz")[2:] == found[2:]
+
+
+def test_what_a_file_does_not_say_is_empty_or_zero(tmp_path):
+    hands = {"poses": None, **split_poses(ONES), "pose_hand": None}
+    found = read_sequence(save(tmp_path / "a.npz", gender=None, **hands))
+    assert found.gender == ""
+    assert found.poses[:, :66].all()
+    assert not found.poses[:, 66:].any()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"poses": np.zeros((5, 165))}, r"poses have shape \(5, 165\), expected \(frames, 156\)"),
+        ({"poses": np.zeros((5, 165))}, r"SMPL-X .*\(5, 165\).*SMPL\+H G"),
+        ({"surface_model_type": np.array("smplx_locked_head")}, r"SMPL-X .*smplx_locked_head.*SMPL\+H G"),
+        ({"poses": None, **split_poses(ONES), "pose_jaw": np.zeros((5, 3))}, r"SMPL-X .*pose_jaw.*SMPL\+H G"),
+        ({"poses": np.zeros((5, 155))}, r"poses have shape \(5, 155\), expected \(frames, 156\)"),
+        ({"poses": np.zeros((0, 156))}, r"\(0, 156\): no frames"),
+        ({"poses": None}, "no array poses"),
+        (
+            {"poses": None, **split_poses(ONES), "pose_hand": np.zeros((4, 90))},
+            r"pose_hand .*\(4, 90\), expected \(5, 90\)",
+        ),
+        (
+            {"poses": None, **split_poses(ONES), "pose_hand": np.full((5, 90), "x")},
+            "pose_hand is <U1, expected numbers",
+        ),
+        (
+            {"poses": None, **split_poses(ONES), "pose_body": np.array(3.0)},
+            r"pose_body has shape \(\)",
+        ),
         ({"poses": np.full((5, 156), np.nan)}, "poses: not all values are finite"),
         ({"betas": np.full(16, np.inf)}, "betas: not all values are finite"),
-        ({"betas": np.zeros((1, 16))}, r"betas have shape \(1, 16\)"),
+        ({"betas": np.arange(32.0).reshape(2, 16)}, r"betas have shape \(2, 16\), and row 1 differs"),
+        ({"betas": np.zeros((1, 1, 16))}, r"betas have shape \(1, 1, 16\)"),
+        ({"betas": np.zeros((0, 16))}, r"betas have shape \(0, 16\)"),
+        ({"mocap_framerate": np.array(np.nan)}, "framerate: not all values are finite"),
         ({"gender": np.array(["male", None], object)}, "not an AMASS sequence"),
     ],
 )
 def test_wrong_sequences_are_named(tmp_path, changes, message):
-    np.savez(tmp_path / "bad.npz", **amass(**changes))
+    save(tmp_path / "bad.npz", **changes)
     with pytest.raises(ValueError, match=f"bad.npz: .*{message}|bad.npz: {message}"):
         read_sequence(tmp_path / "bad.npz")
 
 
 def test_foreign_files_are_named(tmp_path):
     np.savez(tmp_path / "shape.npz", betas=np.zeros(16))
-    with pytest.raises(ValueError, match=r"shape.npz: .*no array poses, gender, mocap_framerate"):
+    with pytest.raises(ValueError, match=r"shape.npz: .*no array poses, available: betas"):
         read_sequence(tmp_path / "shape.npz")
     (tmp_path / "text.npz").write_text("poses")
     with pytest.raises(ValueError, match=r"text.npz: not an AMASS sequence"):

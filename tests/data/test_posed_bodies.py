@@ -94,8 +94,8 @@ def write_damaged(folder):
     np.savez(folder / "e_text.npz", **arrays | {"poses": np.full((60, 156), "x")})
     return {
         "a_truncated.npz": "not an AMASS sequence",
-        "b_keys.npz": "no array betas, mocap_framerate",
-        "c_smplx.npz": "poses have shape (60, 165), expected (frames, 156) or (frames, 72)",
+        "b_keys.npz": "no array betas",
+        "c_smplx.npz": "SMPL-X poses (poses have shape (60, 165))",
         "d_nan.npz": "poses: not all values are finite",
         "e_text.npz": "poses: <U1, expected numbers",
     }
@@ -217,6 +217,28 @@ def test_files_that_are_no_sequences_are_skipped_named_and_counted(built):
         assert reason in line
         assert line in built.printed
     assert "5 files skipped" in built.printed
+
+
+def test_the_summary_groups_reasons_and_counts_files_without_a_gender(bodies, tmp_path, capsys):
+    still = {"poses": np.zeros((250, 156)), "betas": np.zeros(16), "mocap_framerate": 60.0}
+    for name in ("CMU", "SFU"):
+        (tmp_path / "AMASS" / name / "s").mkdir(parents=True)
+        np.savez(tmp_path / "AMASS" / name / "s" / "walk_poses.npz", **still)
+    for i in range(12):
+        np.savez(tmp_path / "AMASS" / "CMU" / "s" / f"x{i}.npz", **still | {"poses": np.zeros((200 + i, 165))})
+    np.savez(tmp_path / "AMASS" / "CMU" / "s" / "empty.npz", **still | {"poses": np.zeros((0, 156))})
+    options = ["--amass", tmp_path / "AMASS", "--body-dir", bodies, "--out", tmp_path / "out", "--modes", MODES]
+    assert main(["dataset", "amass", *map(str, options), "--allow-missing"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("4 meshes are from files without a gender" in line for line in lines) == 1
+    assert sum("13 files skipped" in line for line in lines) == 1
+    (smplx,) = [line for line in lines if "SMPL-X" in line]
+    assert "12 files: " in smplx
+    assert "x0.npz" in smplx
+    (empty,) = [line for line in lines if "no frames" in line]
+    assert "empty.npz" in empty
+    examples = dataset.open_prepared(tmp_path / "out").splits["test"]
+    assert [example.gender for example in examples] == ["", ""]
 
 
 def test_strict_stops_at_the_first_file_that_is_no_sequence(built, bodies, tmp_path, capsys):
