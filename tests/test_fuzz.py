@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import gzip
 import io
 import json
 import pickle
@@ -538,7 +539,8 @@ def meshes(folder: Path) -> Kind:
         if rng.random() < 0.5:
             (folder / "s.npz").write_bytes(mutate_npz(arrays, rng))
         else:
-            (folder / "s.npy").write_bytes(mutate_npy(arrays["vertices"], rng))
+            frames = arrays["vertices"]
+            (folder / "s.npy").write_bytes(mutate_npy(rng.choice([frames, frames.reshape(3, -1)]), rng))
 
     def read() -> None:
         (path,) = folder.glob("s.np?")
@@ -574,6 +576,18 @@ def mesh_file(suffix: str) -> Callable[[Path], Kind]:
         return Kind(write, lambda: read_mesh(path))
 
     return kind
+
+
+def packed(folder: Path) -> Kind:
+    """Accidents within a gzip file, or to it."""
+    inner, path = mesh_file(".obj")(folder), folder / "a.obj.gz"
+
+    def write(rng: random.Random) -> None:
+        inner.write(rng)
+        content = gzip.compress((folder / "a.obj").read_bytes(), 1)
+        path.write_bytes(mutate(content, content, rng) if rng.random() < 0.5 else content)
+
+    return Kind(write, lambda: read_mesh(path))
 
 
 def config(folder: Path) -> Kind:
@@ -631,6 +645,7 @@ KINDS: dict[str, tuple[Callable[[Path], Kind], int]] = {  # and how many in the 
     "metadata_json": (metadata, 500),
     "log_jsonl": (log, 1000),
     "obj": (mesh_file(".obj"), 1500),
+    "obj_gz": (packed, 1500),
     "ply": (mesh_file(".ply"), 1500),
     "off": (mesh_file(".off"), 1500),
     "stl": (mesh_file(".stl"), 1500),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import numpy as np
 import tyro
 
-from spectral_jax.commands.console import Bars, check_free, console, track
+from spectral_jax.commands.console import Bars, check_free, console, shown_warnings, track
 from spectral_jax.commands.dataset import open_data
 from spectral_jax.geometry.mesh import Mesh, Operator
 from spectral_jax.geometry.sampling import evenly_spaced
@@ -49,14 +48,14 @@ class BasisCompute:
         from spectral_jax.basis import formats, spectral
 
         check_free(self.out, self.overwrite)
-        shape = read_shape(self.mesh)
+        with shown_warnings():
+            shape = read_shape(self.mesh)
         if self.operator == "cotangent" and shape.vertices is None:
             raise ValueError(f"{self.mesh}: holds faces alone, --operator cotangent needs a mesh with vertices")
         vertices = shape.vertices if self.operator == "cotangent" else None
         modes = shape.num_vertices if self.modes is None else self.modes
         start = time.monotonic()
-        with Bars() as bars, warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", soft_wrap=True)
+        with Bars() as bars, shown_warnings():
             computed = formats.cached(shape.faces, shape.num_vertices, modes, vertices, bars)
         seconds = time.monotonic() - start
         figures = check(self.mesh, computed, vertices)

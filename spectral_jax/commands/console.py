@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -44,6 +46,16 @@ class Bars:
     def should_stop(self) -> bool:
         """Never: Ctrl-C raises KeyboardInterrupt."""
         return False
+
+
+@contextmanager
+def shown_warnings() -> Iterator[None]:
+    """Shows each warning as one line on standard error."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: console.print(
+            f"warning: {message}", markup=False, highlight=False, soft_wrap=True
+        )
+        yield
 
 
 def track(items: Iterable[T], description: str) -> Iterator[T]:

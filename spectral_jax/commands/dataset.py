@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from spectral_jax.commands.console import Bars
+from spectral_jax.commands.console import Bars, shown_warnings
 from spectral_jax.data.recipes import DEMO_DATA, DemoRecipe, MeshRecipe, PublishedRecipe
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class DatasetMeshes(MeshRecipe):
     def __call__(self) -> None:
         from spectral_jax.data import registered_meshes
 
-        with Bars() as bars:
+        with Bars() as bars, shown_warnings():
             registered_meshes.build(self, bars)
         show_counts(open_data(self.out))
 
@@ -96,7 +96,8 @@ class DatasetImport:
 def show_counts(data: Data) -> None:
     """Print the origin of a dataset, its numbers of meshes and identities, and what was skipped."""
     print(f"{data.path}: {data.basis.num_vertices:,} vertices, {data.basis.num_modes:,} modes")
-    print("source: " + ", ".join(f"{name} {value}" for name, value in data.metadata["source"].items()))
+    source = data.metadata["source"].items()
+    print("source: " + ", ".join(f"{name} {len(v) if isinstance(v, list) else v}" for name, v in source))
     table = Table()
     table.add_column("split")
     table.add_column("meshes", justify="right")

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from spectral_jax.geometry.mesh import Operator
+from spectral_jax.geometry.mesh import MOST_BYTES, Operator
 from spectral_jax.geometry.sequences import Axis, Center
 
 DEMO_DATA = Path("data/demo")
@@ -78,6 +78,10 @@ class MeshRecipe:
     """Seed of the split by mesh."""
     template: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Mesh that gives the faces if the files have none, and the shape for --operator cotangent (default: the first)."""
+    drop_unused: bool = False
+    """Leave out vertices that belong to no face, such as markers; metadata.json remembers which."""
+    max_file_bytes: int = MOST_BYTES
+    """Limit of a mesh file's size, unpacked; reading takes up to 75 times as much memory."""
     center: Center = "centroid"
     """Origin of each mesh: unchanged, its mean vertex, or the middle of its bounding box."""
     scale: float = 1.0

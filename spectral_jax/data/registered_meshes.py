@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from spectral_jax.data import projection, writer
 from spectral_jax.data.projection import Projector, Row
@@ -30,22 +31,36 @@ def build(recipe: MeshRecipe, progress: Progress = SILENT) -> Path:
     template.
     """
     writer.check_replaceable(recipe.out, recipe.overwrite)
-    items = sequences.find(recipe.folder)
+    items = sequences.find(recipe.folder, recipe.max_file_bytes)
     parts = split_items(items, recipe)
-    raw = sequences.read_template(items, recipe.template)
+    raw = sequences.read_template(items, recipe.template, recipe.max_file_bytes)
+    used = used_vertices(raw, recipe)
     placement = {"center": recipe.center, "scale": recipe.scale, "up": recipe.up}
-    template = Mesh(sequences.normalise(raw.vertices[None], **placement)[0], raw.faces)
+    faces = np.searchsorted(used, raw.faces).astype(np.int32)
+    template = Mesh(sequences.normalise(raw.vertices[None, used], **placement)[0], faces)
     basis = projection.choose_basis(template, recipe, progress)
     batch_size = int(np.clip(BATCH_VERTICES // len(template.vertices), 1, projection.BATCH))
     projector = Projector(basis, lambda kind, vertices: vertices, batch_size)
     sources = {}
     for split in ("train", "test"):
-        meshes = PlacedMeshes(parts[split], raw, placement, recipe.folder.absolute().name)
+        meshes = PlacedMeshes(parts[split], raw, used, placement, recipe.folder.absolute().name)
         sources[split] = meshes.source(projector, keep_vertices=split == "test")
     metadata = {"recipe": "meshes", "folder": str(recipe.folder), **placement}
     metadata |= {"split_by": recipe.split_by, "unused": len(parts["unused"])}
+    if len(used) < len(raw.vertices):
+        metadata["unused_vertices"] = np.setdiff1d(np.arange(len(raw.vertices)), used).tolist()
     overwrite = recipe.overwrite
     return writer.write(recipe.out, basis, template, sources, metadata, overwrite=overwrite, progress=progress)
+
+
+def used_vertices(mesh: Mesh, recipe: MeshRecipe) -> Int[np.ndarray, "used"]:
+    """The vertices that belong to a face, ascending. Raises ValueError for others, unless the recipe drops them."""
+    used, count = np.unique(mesh.faces), len(mesh.vertices)
+    if len(used) < count and not recipe.drop_unused:
+        first = np.setdiff1d(np.arange(count), used)[0]
+        found = f"{count - len(used)} of {count} vertices belong to no face, the first is {first}"
+        raise ValueError(f"{recipe.template or recipe.folder}: {found}; --drop-unused leaves them out")
+    return used
 
 
 @dataclass(frozen=True)
@@ -55,12 +70,14 @@ class PlacedMeshes:
     Attributes:
       items: files and sequences, in order.
       template: the mesh that all must fit, in the files' units.
+      used: the vertices that are kept.
       placement: the arguments of `sequences.normalise`.
       dataset: the label that all examples get.
     """
 
     items: list[Item]
     template: Mesh
+    used: Int[np.ndarray, "used"]
     placement: dict[str, Any]
     dataset: str
 
@@ -75,7 +92,7 @@ class PlacedMeshes:
         for index in range(start, len(self.items)):
             item = self.items[index]
             for frame, vertices in sequences.read(item, self.template):
-                placed = sequences.normalise(vertices[None], **self.placement)[0]
+                placed = sequences.normalise(vertices[None, self.used], **self.placement)[0]
                 yield index, Row("mesh", (placed,), (item.identity, self.dataset, item.name, frame, ""))
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import itertools
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +16,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from spectral_jax import extras
-from spectral_jax.files import safe_files
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -119,24 +121,49 @@ def fingerprint(faces: Int[np.ndarray, "face 3"], num_vertices: int) -> str:
     return hashlib.sha256(np.int64(num_vertices).astype("<i8").tobytes() + pairs.tobytes()).hexdigest()
 
 
-def read_mesh(path: str | Path) -> Mesh:
-    """Read a triangle mesh (.obj .ply .off .stl). The order of vertices and the units are those of the file.
+def proper_faces(faces: Int[np.ndarray, "face 3"]) -> Int[np.ndarray, "proper 3"]:
+    """The faces without those that name a vertex twice, which have no area and add no edge to those of the others."""
+    a, b, c = faces.T
+    return faces[(a != b) & (b != c) & (c != a)]
 
-    Raises ValueError naming the file when it is missing, of another type, too large, unreadable or without triangles.
+
+def suffix_of(path: str | Path) -> str:
+    """The suffix in lower case that tells the format of a file: ".obj" of both a.OBJ and a.obj.gz."""
+    path = Path(path)
+    inner = Path(path.stem).suffix.lower()
+    return inner if path.suffix.lower() == ".gz" and inner in SUFFIXES else path.suffix.lower()
+
+
+def read_mesh(path: str | Path) -> Mesh:
+    """Read a triangle mesh as `read_raw` does, and leave out faces that name a vertex twice.
+
+    Raises ValueError as `read_raw` does.
+    """
+    raw = read_raw(path)
+    return raw._replace(faces=proper_faces(raw.faces))
+
+
+def read_raw(path: str | Path, max_bytes: int = MOST_BYTES) -> Mesh:
+    """Read a triangle mesh (.obj .ply .off .stl, also with .gz) of at most `max_bytes`, packed and unpacked.
+
+    The order of vertices and the units are those of the file. Raises ValueError naming the file when it is missing, of
+    another type, too large, unreadable or without triangles.
     """
     import trimesh
 
-    path = Path(path)
+    path, suffix = Path(path), suffix_of(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such mesh file")
-    if path.suffix.lower() not in SUFFIXES:  # trimesh reads more formats, and the files that those refer to
-        raise ValueError(f"{path}: expected a mesh file ({' '.join(SUFFIXES)})")
-    safe_files.check_size(path, MOST_BYTES)
+    if suffix not in SUFFIXES:  # trimesh reads more formats, and the files that those refer to
+        raise ValueError(f"{path}: expected a mesh file ({' '.join(SUFFIXES)}, or one of them with .gz)")
+    content = io.BytesIO(_content(path, max_bytes))
     try:
-        if path.suffix.lower() == ".obj":
-            vertices, faces = _read_obj(path)
+        if suffix == ".obj":
+            vertices, faces = _read_obj(content)
         else:  # by default trimesh splits the vertices of a .ply along texture seams and drops unused ones
-            loaded = trimesh.load_mesh(path, process=False, fix_texture=False, skip_materials=True)
+            loaded: Any = trimesh.load_mesh(
+                content, file_type=suffix[1:], process=False, fix_texture=False, skip_materials=True
+            )
             vertices, faces = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.int32)
     except Exception as error:  # trimesh's readers raise many kinds of errors
         raise ValueError(f"{path}: not a readable mesh ({error})") from error
@@ -147,10 +174,27 @@ def read_mesh(path: str | Path) -> Mesh:
     return Mesh(vertices, faces)
 
 
-def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _content(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a file, unpacked if it is a .gz."""
+    size, packed = path.stat().st_size, path.suffix.lower() == ".gz"
+    content = b""
+    if size <= max_bytes:
+        try:
+            with gzip.open(path) if packed else path.open("rb") as file:
+                content = file.read(max_bytes + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path}: not a readable {path.suffix} file ({error})") from error
+        size = len(content)
+    if size > max_bytes:
+        found = f"more than {max_bytes:,} bytes unpacked" if packed else f"{size:,} bytes"
+        raise ValueError(f"{path}: {found}, the limit is {max_bytes:,}; dataset meshes has --max-file-bytes")
+    return content
+
+
+def _read_obj(content: io.BytesIO) -> tuple[np.ndarray, np.ndarray]:
     """Vertices, and triangles (polygons as fans), of an .obj; trimesh would split, reorder and drop vertices."""
     vertices, faces = array("f"), array("i")
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with io.TextIOWrapper(content, encoding="utf-8", errors="replace") as file:
         for line in _whole_lines(file):
             kind, *words = line.split("#")[0].split() or [""]
             if kind == "v":

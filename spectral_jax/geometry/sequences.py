@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,9 @@ from jaxtyping import Float
 
 from spectral_jax import extras
 from spectral_jax.files import safe_files
+from spectral_jax.geometry import mesh
 from spectral_jax.geometry.mesh import SUFFIXES as MESHES
-from spectral_jax.geometry.mesh import Mesh, fingerprint, read_mesh
+from spectral_jax.geometry.mesh import Mesh, fingerprint, proper_faces, suffix_of
 
 Center = Literal["none", "centroid", "box"]
 Axis = Literal["x", "y", "z"]
@@ -37,50 +39,55 @@ class Item(NamedTuple):
       key: the dataset within an HDF5 file, "" for other files.
       identity: the subject.
       name: unique within the folder: the file's path from there, and the key.
+      max_bytes: limit of the size of a mesh file.
     """
 
     path: Path
     key: str
     identity: str
     name: str
+    max_bytes: int = mesh.MOST_BYTES
 
 
-def find(folder: str | Path) -> list[Item]:
+def find(folder: str | Path, max_bytes: int = mesh.MOST_BYTES) -> list[Item]:
     """All meshes and sequences in a folder and below it, sorted by name; hidden files are skipped.
 
     `folder` may also be a single file. The identity is the first folder below `folder`, or else the file's stem; in an
-    HDF5 file (DFAUST) it is the key up to the first underscore. Raises ValueError if no mesh is found.
+    HDF5 file (DFAUST) it is the key up to the first underscore. A mesh file may have `max_bytes`. Raises ValueError if
+    no mesh is found.
     """
     folder = Path(folder)
-    if folder.is_file() and folder.suffix.lower() in SUFFIXES:
-        return _items(folder, folder.parent)
+    if folder.is_file() and suffix_of(folder) in SUFFIXES:
+        return _items(folder, folder.parent, max_bytes)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of meshes or mesh file ({' '.join(SUFFIXES)})")
     paths = [folder / name for name in glob.iglob("**/*", root_dir=folder, recursive=True)]  # skips hidden files
-    paths = [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
+    paths = [path for path in paths if suffix_of(path) in SUFFIXES and path.is_file()]
     if not paths:
         raise ValueError(f"{folder}: no mesh files ({' '.join(SUFFIXES)})")
-    return sorted((item for path in paths for item in _items(path, folder)), key=lambda item: item.name)
+    return sorted((item for path in paths for item in _items(path, folder, max_bytes)), key=lambda item: item.name)
 
 
-def read_template(items: list[Item], template_path: str | Path | None = None) -> Mesh:
+def read_template(items: list[Item], template_path: str | Path | None = None, max_bytes: int = mesh.MOST_BYTES) -> Mesh:
     """The mesh that all others must fit: that of `template_path`, or else of the first item with faces.
 
-    In an .stl, corners with equal coordinates become one vertex, in order of first appearance. Raises ValueError if no
-    item has faces, or if the faces do not fit the vertices.
+    In an .stl, corners with equal coordinates become one vertex, in order of first appearance. Faces that name a vertex
+    twice are left out with a warning. Raises ValueError if no item has faces, or if the faces do not fit the vertices.
     """
     if template_path is not None:
-        items = _items(Path(template_path), Path(template_path).parent)[:1]
+        items = _items(Path(template_path), Path(template_path).parent, max_bytes)[:1]
     for item in items:
         faces, frames = _open(item)
-        if faces is None and item.path.suffix.lower() != ".stl":
+        if faces is None and suffix_of(item.path) != ".stl":
             continue
         vertices = _finite(next(iter(frames)), str(item.path / item.key))
         if faces is None:
             _, first, inverse = np.unique(vertices, axis=0, return_index=True, return_inverse=True)
             vertices, faces = vertices[np.sort(first)], np.argsort(np.argsort(first))[inverse].reshape(-1, 3)
-        _fingerprint(faces, len(vertices), item.path)
-        return Mesh(vertices, faces.astype(np.int32))
+        _fingerprint(proper := proper_faces(faces), len(vertices), item.path)
+        if twice := len(faces) - len(proper):
+            warnings.warn(f"{item.path}: {twice} of {len(faces)} faces name a vertex twice, left out", stacklevel=2)
+        return Mesh(vertices, proper.astype(np.int32))
     where = f"{template_path}: no faces"
     if template_path is None:
         where = f"{items[0].path}: no faces, nor in any other of the {len(items)} items"
@@ -93,7 +100,7 @@ def read(item: Item, template: Mesh) -> Iterator[tuple[int, Float[np.ndarray, "v
     Raises ValueError, naming file and frame, if the number of vertices or the graph of the faces differs from the
     template's, if a value is not finite, or if corners of an .stl that the template joins in one vertex lie apart.
     """
-    where, suffix = str(item.path / item.key), item.path.suffix.lower()
+    where, suffix = str(item.path / item.key), suffix_of(item.path)
     faces, frames = _open(item)
     for frame, vertices in enumerate(frames):
         if suffix == ".stl":
@@ -101,7 +108,7 @@ def read(item: Item, template: Mesh) -> Iterator[tuple[int, Float[np.ndarray, "v
         if len(vertices) != len(template.vertices):
             raise ValueError(f"{where}: {len(vertices)} vertices, the template has {len(template.vertices)}")
         if frame == 0 and faces is not None:
-            _check_connectivity(faces, template, where)
+            _check_connectivity(proper_faces(faces), template, where)
         yield frame, _finite(vertices, f"{where}: frame {frame}" if suffix in SEQUENCES else where)
 
 
@@ -124,21 +131,22 @@ def normalise(
     return turned.astype(np.float32)
 
 
-def _items(path: Path, folder: Path) -> list[Item]:
+def _items(path: Path, folder: Path, max_bytes: int) -> list[Item]:
     """The item of a file, or one for each sequence of an HDF5 file."""
     inner = path.relative_to(folder)
     if path.suffix.lower() not in HDF5:
-        return [Item(path, "", inner.parts[0] if len(inner.parts) > 1 else path.stem, inner.as_posix())]
+        stem = path.stem if suffix_of(path) == path.suffix.lower() else Path(path.stem).stem
+        return [Item(path, "", inner.parts[0] if len(inner.parts) > 1 else stem, inner.as_posix(), max_bytes)]
     with _hdf5(path) as file:
         keys = sorted(key for key in file if key != "faces")
     if not keys:
         raise ValueError(f"{path}: contains no sequences")
-    return [Item(path, key, key.split("_")[0], f"{inner.as_posix()}/{key}") for key in keys]
+    return [Item(path, key, key.split("_")[0], f"{inner.as_posix()}/{key}", max_bytes) for key in keys]
 
 
 def _open(item: Item) -> tuple[np.ndarray | None, Iterable[np.ndarray]]:
     """Faces (face, 3), None if the file has none, and vertices (vertex, 3) frame by frame; of an .stl its corners."""
-    path, suffix = item.path, item.path.suffix.lower()
+    path, suffix = item.path, suffix_of(item.path)
     if suffix in HDF5:
         with _hdf5(path) as file:
             faces = file.get("faces")
@@ -146,7 +154,7 @@ def _open(item: Item) -> tuple[np.ndarray | None, Iterable[np.ndarray]]:
                 raise ValueError(f"{path}: faces {faces}, the limit is {MOST_BYTES:,} bytes")
             return faces if faces is None else _faces(faces[()], path), _slabs(item)
     if suffix not in SEQUENCES:
-        vertices, faces = read_mesh(path)
+        vertices, faces = mesh.read_raw(path, item.max_bytes)
         return (None, [vertices[faces.ravel()]]) if suffix == ".stl" else (faces, [vertices])
     faces = None
     try:
@@ -160,8 +168,12 @@ def _open(item: Item) -> tuple[np.ndarray | None, Iterable[np.ndarray]]:
                     raise ValueError(f"no array {' or '.join(VERTICES)}, available: {', '.join(data)}")
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: not readable as meshes ({str(error).removeprefix(f'{path}: ')})") from error
+    if array.ndim == 2 and array.shape[1] > 3 and array.shape[1] % 3 == 0:  # frames of x, y, z, x, y, z, ...
+        array = array.reshape(len(array), -1, 3)
     if array.ndim not in (2, 3) or array.shape[-1] != 3 or array.dtype.kind not in "fiu" or not array.size:
-        raise ValueError(f"{path}: {array.dtype} {array.shape}, expected numbers ([frames,] vertices, 3)")
+        raise ValueError(
+            f"{path}: {array.dtype} {array.shape}, expected ([frames,] vertices, 3) or (frames, 3 * vertices)"
+        )
     return faces if faces is None else _faces(faces, path), array.reshape(-1, *array.shape[-2:])
 
 
@@ -230,6 +242,10 @@ def _check_connectivity(faces: np.ndarray, template: Mesh, where: str) -> None:
 def _weld(corners: np.ndarray, template: Mesh, where: str) -> np.ndarray:
     """Vertices in the template's order from the corners of an .stl. Corners of one vertex must coincide."""
     vertex_of = template.faces.ravel()
+    if len(corners) > len(vertex_of):  # the template has no faces with two equal corners
+        a, b, c = np.moveaxis(corners.reshape(-1, 3, 3), 1, 0)
+        apart = (a != b).any(axis=1) & (b != c).any(axis=1) & (c != a).any(axis=1)
+        corners = corners.reshape(-1, 3, 3)[apart].reshape(-1, 3)
     if len(corners) != len(vertex_of):
         raise ValueError(f"{where}: {len(corners) // 3} faces, the template has {len(template.faces)}")
     if len(np.unique(vertex_of)) != len(template.vertices):

@@ -121,6 +121,48 @@ def test_coma_folders_are_identities_and_expressions(sphere, tmp_path):
     assert found == [("FaceTalk_2", "CoMA", f"FaceTalk_2/bareteeth/bareteeth.00000{i}.ply") for i in range(2)]
 
 
+def test_vertices_in_no_face_are_refused_or_left_out_everywhere(sphere, tmp_path, capsys):
+    frames = bumpy_spheres(sphere, 4, 8)
+    for i, vertices in enumerate(frames):
+        loose = np.insert(vertices, [80, 162], [[0, 0, 0], [9, 9, 9]], axis=0)
+        path = tmp_path / "scans" / f"s{i}.obj"
+        path.parent.mkdir(exist_ok=True)
+        write_mesh(path, Mesh(loose, sphere.faces + (sphere.faces >= 80)))
+    command = ["dataset", "meshes", str(tmp_path / "scans"), "--out", str(tmp_path / "out"), "--modes", "12"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "2 of 164 vertices" in error
+    assert "--drop-unused" in error
+    assert main([*command, "--drop-unused"]) == 0
+    data = dataset.open_prepared(tmp_path / "out")
+    assert data.metadata["source"]["unused_vertices"] == [80, 163]
+    np.testing.assert_array_equal(data.basis.faces, sphere.faces)
+    centred = frames[3] - frames[3].astype(np.float64).mean(0)  # the loose ones do not move the middle
+    np.testing.assert_allclose(data.splits["test"][0].vertices, centred, atol=1e-6)
+    assert len(read_mesh(tmp_path / "out" / "mesh.ply").vertices) == 162
+
+
+@pytest.mark.filterwarnings("default")
+def test_degenerate_faces_are_counted_once_on_standard_error(sphere, tmp_path, capsys):
+    (tmp_path / "scans").mkdir()
+    for i, vertices in enumerate(bumpy_spheres(sphere, 3, 8)):
+        write_mesh(tmp_path / "scans" / f"s{i}.obj", Mesh(vertices, np.append(sphere.faces, [[5, 5, 6]], axis=0)))
+    assert main(["dataset", "meshes", str(tmp_path / "scans"), "--out", str(tmp_path / "out"), "--modes", "12"]) == 0
+    error = capsys.readouterr().err
+    assert "s0.obj: 1 of 321 faces" in error
+    assert error.count("warning: ") == 1
+    np.testing.assert_array_equal(dataset.open_prepared(tmp_path / "out").basis.faces, sphere.faces)
+
+
+def test_the_limit_of_a_files_size_is_an_option(people, tmp_path, capsys):
+    command = ["dataset", "meshes", str(people), "--out", str(tmp_path / "out"), "--modes", "12"]
+    assert main([*command, "--max-file-bytes", "1000"]) == 2
+    error = capsys.readouterr().err
+    assert "person0/pose00.ply" in error
+    assert "1,000; " in error
+    assert main([*command, "--max-file-bytes", "100000"]) == 0
+
+
 def test_arrays_take_their_faces_from_the_template(sphere, tmp_path, capsys):
     frames = bumpy_spheres(sphere, 6, 5)
     for i in range(2):

@@ -1,3 +1,4 @@
+import gzip
 import sys
 
 import h5py
@@ -180,6 +181,65 @@ def test_npy_sequences_take_their_faces_from_a_template(sphere, tmp_path):
     frames[1, 17, 1] = np.inf
     np.save(tmp_path / "a.npy", frames)
     refused(r"a\.npy: frame 1: vertex 17 is \[.*inf.*\], not finite", items[0], sphere)
+
+
+def test_flat_arrays_are_frames_of_the_template(sphere, tmp_path):
+    frames = np.stack([sphere.vertices * np.float32(scale) for scale in (1, 2, 3)])
+    np.save(tmp_path / "a.npy", frames.reshape(3, -1))
+    np.savez(tmp_path / "b.npz", vertices=frames.reshape(3, -1), faces=sphere.faces)
+    np.save(tmp_path / "c.npy", frames[:, 1:].reshape(3, -1))
+    *items, other = sequences.find(tmp_path)
+    np.testing.assert_array_equal(read_all(items, sphere), [*frames, *frames])
+    refused(r"c\.npy: 161 vertices, the template has 162", other, sphere)
+
+
+@pytest.mark.parametrize("suffix", ["obj", "ply", "off", "stl", "npz"])
+def test_faces_that_name_a_vertex_twice_are_left_out_and_counted(sphere, tmp_path, suffix):
+    faces = np.insert(sphere.faces, [3, 7, 320], [[5, 5, 6], [9, 1, 9], [4, 4, 4]], axis=0)
+    for i in range(2):
+        vertices = sphere.vertices * np.float32(1 + i)
+        if suffix == "npz":
+            np.savez(tmp_path / f"{i}.npz", vertices=vertices, faces=faces)
+        else:
+            write_mesh(tmp_path / f"{i}.{suffix}", Mesh(vertices, faces))
+    items = sequences.find(tmp_path)
+    with pytest.warns(UserWarning, match=rf"0\.{suffix}: 3 of 323 faces"):
+        template = sequences.read_template(items)
+    order = np.array(list(dict.fromkeys(faces.ravel().tolist()))) if suffix == "stl" else np.arange(162)
+    np.testing.assert_array_equal(order[template.faces], sphere.faces)
+    expected = [sphere.vertices[order], 2 * sphere.vertices[order]]
+    np.testing.assert_allclose(read_all(items, template), expected, atol=1e-6)
+    if suffix not in ("stl", "npz"):
+        np.testing.assert_array_equal(read_mesh(items[0].path).faces, sphere.faces)
+
+
+@pytest.mark.parametrize("suffix", ["obj", "PLY", "off", "stl"])
+def test_packed_files_are_those_within(sphere, tmp_path, suffix):
+    expected = written(tmp_path, [f"a.b.{suffix}"], sphere)
+    plain = sequences.read_template(sequences.find(tmp_path))
+    packed = gzip.compress((tmp_path / f"a.b.{suffix}").read_bytes())
+    (tmp_path / f"a.b.{suffix}").unlink()
+    (tmp_path / f"a.b.{suffix}.gz").write_bytes(packed)
+    (tmp_path / "notes.txt.gz").write_bytes(packed)
+    (item,) = sequences.find(tmp_path)
+    assert (item.identity, item.name) == ("a.b", f"a.b.{suffix}.gz")
+    found = sequences.read_template([item])
+    np.testing.assert_array_equal(found.faces, plain.faces)
+    np.testing.assert_array_equal(found.vertices, plain.vertices)
+    np.testing.assert_allclose(read_all([item], plain)[0], plain.vertices, atol=1e-6)
+    assert len(expected[0]) == len(plain.vertices)
+    for spoilt in (packed[:-20], packed[:50], b"no gzip"):
+        item.path.write_bytes(spoilt)
+        refused(rf"a\.b\.{suffix}\.gz: not a readable", item, plain)
+
+
+def test_sizes_are_bounded_packed_and_unpacked(sphere, tmp_path):
+    written(tmp_path, ["a.obj"], sphere)
+    content = (tmp_path / "a.obj").read_bytes()
+    (tmp_path / "b.obj.gz").write_bytes(gzip.compress(content))
+    for item in sequences.find(tmp_path, len(content) - 1):
+        refused(rf"{item.name}: .*{len(content) - 1:,}; .*--max-file-bytes", item, sphere)
+    assert len(read_all(sequences.find(tmp_path, len(content)), sphere)) == 2
 
 
 def test_arrays_of_other_kinds_are_refused(sphere, tmp_path):
