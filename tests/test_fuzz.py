@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import base64
 import gzip
 import io
 import json
@@ -10,6 +11,7 @@ import pickletools
 import random
 import re
 import resource
+import struct
 import tarfile
 import time
 import tracemalloc
@@ -546,7 +548,8 @@ def meshes(folder: Path) -> Kind:
         (path,) = folder.glob("s.np?")
         items = sequences.find(path)
         if path.suffix == ".npz":
-            sequences.read_template(items)
+            with warnings.catch_warnings(action="ignore"):  # of faces that name a vertex twice
+                sequences.read_template(items)
         for item in items:
             list(sequences.read(item, template))
 
@@ -572,6 +575,36 @@ def mesh_file(suffix: str) -> Callable[[Path], Kind]:
             content = rng.choice(seeds)
             text = rng.random() < 0.6
             path.write_bytes(mutate_words(content, rng) if text else mutate(content, rng.choice(seeds), rng))
+
+        return Kind(write, lambda: read_mesh(path))
+
+    return kind
+
+
+def gltf(suffix: str) -> Callable[[Path], Kind]:
+    """A small mesh with accidents anywhere, or with an odd value in its JSON."""
+
+    def kind(folder: Path) -> Kind:
+        path = folder / f"a{suffix}"
+        vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+        faces = np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]], np.int32)
+        write_mesh(folder / "a.glb", Mesh(vertices, faces))
+        whole = (folder / "a.glb").read_bytes()
+        (size,) = struct.unpack_from("<I", whole, 12)
+        document, binary = json.loads(whole[20 : 20 + size]), whole[28 + size :]
+        document["nodes"][0] |= {"rotation": [0, 0, 0, 1], "scale": [1, 2, 3], "children": []}
+        (folder / "a.bin").write_bytes(binary)
+        links = ["a.bin", "../a.bin", "/dev/zero", "data:;base64," + base64.b64encode(binary).decode(), "", "a%2fb"]
+
+        def write(rng: random.Random) -> None:
+            tree = json.loads(json.dumps(document))
+            if suffix == ".gltf":
+                tree["buffers"][0]["uri"] = rng.choice(links)
+            text = mutate_json(tree, rng) if rng.random() < 0.7 else json.dumps(tree).encode()
+            parts = struct.pack("<I4s", len(text), b"JSON") + text, struct.pack("<I4s", len(binary), b"BIN\0") + binary
+            packed = struct.pack("<4sII", b"glTF", 2, 12 + sum(map(len, parts))) + b"".join(parts)
+            content = packed if suffix == ".glb" else text
+            path.write_bytes(mutate(content, whole, rng) if rng.random() < 0.3 else content)
 
         return Kind(write, lambda: read_mesh(path))
 
@@ -646,6 +679,8 @@ KINDS: dict[str, tuple[Callable[[Path], Kind], int]] = {  # and how many in the 
     "log_jsonl": (log, 1000),
     "obj": (mesh_file(".obj"), 1500),
     "obj_gz": (packed, 1500),
+    "glb": (gltf(".glb"), 3000),
+    "gltf": (gltf(".gltf"), 3000),
     "ply": (mesh_file(".ply"), 1500),
     "off": (mesh_file(".off"), 1500),
     "stl": (mesh_file(".stl"), 1500),

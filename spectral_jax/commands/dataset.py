@@ -57,7 +57,7 @@ def build_published(which: Literal["amass", "dfaust"], recipe: PublishedRecipe) 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetMeshes(MeshRecipe):
-    """Build a dataset of your own registered meshes: .obj .ply .off .stl .npz .npy, and DFAUST's .hdf5."""
+    """Build a dataset of your own registered meshes: .obj .ply .off .stl .glb .gltf .npz .npy, and DFAUST's .hdf5."""
 
     def __call__(self) -> None:
         from spectral_jax.data import registered_meshes

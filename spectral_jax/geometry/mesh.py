@@ -16,12 +16,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from spectral_jax import extras
+from spectral_jax.geometry import gltf_reader
 
 if TYPE_CHECKING:
     import scipy.sparse
 
 Operator = Literal["graph", "cotangent"]  # the Laplacian of a mesh
-SUFFIXES = (".obj", ".ply", ".off", ".stl")
+SUFFIXES = (".obj", ".ply", ".off", ".stl", ".glb", ".gltf")
 MOST_BYTES = 32 << 20  # limit of a file's size: 450,000 vertices as text, for which trimesh takes 75 times the memory
 LINE = 1 << 16  # limit of characters in a line of an .obj file
 
@@ -139,12 +140,15 @@ def read_mesh(path: str | Path) -> Mesh:
 
     Raises ValueError as `read_raw` does.
     """
-    raw = read_raw(path)
-    return raw._replace(faces=proper_faces(raw.faces))
+    vertices, faces = read_raw(path)
+    proper = proper_faces(faces)
+    if not len(proper):
+        raise ValueError(f"{path}: {len(faces)} faces, none of three different vertices")
+    return Mesh(vertices, proper)
 
 
 def read_raw(path: str | Path, max_bytes: int = MOST_BYTES) -> Mesh:
-    """Read a triangle mesh (.obj .ply .off .stl, also with .gz) of at most `max_bytes`, packed and unpacked.
+    """Read a triangle mesh (.obj .ply .off .stl .glb .gltf, also with .gz) of at most `max_bytes`, packed and unpacked.
 
     The order of vertices and the units are those of the file. Raises ValueError naming the file when it is missing, of
     another type, too large, unreadable or without triangles.
@@ -156,13 +160,15 @@ def read_raw(path: str | Path, max_bytes: int = MOST_BYTES) -> Mesh:
         raise ValueError(f"{path}: no such mesh file")
     if suffix not in SUFFIXES:  # trimesh reads more formats, and the files that those refer to
         raise ValueError(f"{path}: expected a mesh file ({' '.join(SUFFIXES)}, or one of them with .gz)")
-    content = io.BytesIO(_content(path, max_bytes))
+    content = _content(path, max_bytes)
     try:
         if suffix == ".obj":
-            vertices, faces = _read_obj(content)
+            vertices, faces = _read_obj(io.BytesIO(content))
+        elif suffix in (".glb", ".gltf"):
+            vertices, faces = gltf_reader.read(path, content, max_bytes)
         else:  # by default trimesh splits the vertices of a .ply along texture seams and drops unused ones
             loaded: Any = trimesh.load_mesh(
-                content, file_type=suffix[1:], process=False, fix_texture=False, skip_materials=True
+                io.BytesIO(content), file_type=suffix[1:], process=False, fix_texture=False, skip_materials=True
             )
             vertices, faces = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.int32)
     except Exception as error:  # trimesh's readers raise many kinds of errors

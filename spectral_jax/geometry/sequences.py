@@ -85,6 +85,8 @@ def read_template(items: list[Item], template_path: str | Path | None = None, ma
             _, first, inverse = np.unique(vertices, axis=0, return_index=True, return_inverse=True)
             vertices, faces = vertices[np.sort(first)], np.argsort(np.argsort(first))[inverse].reshape(-1, 3)
         _fingerprint(proper := proper_faces(faces), len(vertices), item.path)
+        if not len(proper):
+            raise ValueError(f"{item.path}: {len(faces)} faces, none of three different vertices")
         if twice := len(faces) - len(proper):
             warnings.warn(f"{item.path}: {twice} of {len(faces)} faces name a vertex twice, left out", stacklevel=2)
         return Mesh(vertices, proper.astype(np.int32))
@@ -169,7 +171,7 @@ def _open(item: Item) -> tuple[np.ndarray | None, Iterable[np.ndarray]]:
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: not readable as meshes ({str(error).removeprefix(f'{path}: ')})") from error
     if array.ndim == 2 and array.shape[1] > 3 and array.shape[1] % 3 == 0:  # frames of x, y, z, x, y, z, ...
-        array = array.reshape(len(array), -1, 3)
+        array = array.reshape(len(array), array.shape[1] // 3, 3)
     if array.ndim not in (2, 3) or array.shape[-1] != 3 or array.dtype.kind not in "fiu" or not array.size:
         raise ValueError(
             f"{path}: {array.dtype} {array.shape}, expected ([frames,] vertices, 3) or (frames, 3 * vertices)"

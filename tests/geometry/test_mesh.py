@@ -69,6 +69,9 @@ def test_unreadable_files_are_named(tmp_path):
     (tmp_path / "bad.ply").write_bytes(b"not a mesh")
     with pytest.raises(ValueError, match=r"bad\.ply: not a readable mesh"):
         mesh.read_mesh(tmp_path / "bad.ply")
+    (tmp_path / "lines.obj").write_text("v 0 0 0\nv 1 0 0\nf 1 2 2\n")
+    with pytest.raises(ValueError, match=r"lines\.obj: 1 faces"):
+        mesh.read_mesh(tmp_path / "lines.obj")
     (tmp_path / "points.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\n")
     with pytest.raises(ValueError, match=r"points\.obj"):
         mesh.read_mesh(tmp_path / "points.obj")

@@ -339,7 +339,7 @@ def test_folders_without_meshes_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"none: no such folder"):
         sequences.find(tmp_path / "none")
     with pytest.raises(
-        ValueError, match=rf"{tmp_path.name}: no mesh files \(.obj .ply .off .stl .npz .npy .hdf5 .h5\)"
+        ValueError, match=rf"{tmp_path.name}: no mesh files \(.obj .ply .off .stl .glb .gltf .npz .npy .hdf5 .h5\)"
     ):
         sequences.find(tmp_path)
 
