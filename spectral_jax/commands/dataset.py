@@ -105,7 +105,7 @@ def show_counts(data: Data) -> None:
     for name, records in data.splits.items():
         table.add_row(name, f"{len(records):,}", f"{len(data.metadata['identities'][name]):,}")
     Console().print(table)
-    for line in [*unnamed_genders(data.metadata), *skipped_files(data)]:
+    for line in [*unnamed_genders(data.metadata), *other_connectivities(data), *skipped_files(data)]:
         print(line)
 
 
@@ -115,6 +115,13 @@ def unnamed_genders(metadata: dict[str, Any]) -> list[str]:
         return []
     count = sum(genders.get("", 0) for genders in metadata.get("genders", {}).values())
     return [f"{count:,} meshes are from files without a gender, and have the male body"] if count else []
+
+
+def other_connectivities(data: Data) -> list[str]:
+    """A line that names meshes which were left out because most others have another connectivity."""
+    names = data.metadata["source"].get("other_connectivities", [])
+    listed = ", ".join(names[:5]) + (f", ... (full list: {data.path / 'metadata.json'})" if len(names) > 5 else "")
+    return [f"{len(names):,} meshes of other connectivities left out: {listed}"] if names else []
 
 
 def skipped_files(data: Data) -> list[str]:

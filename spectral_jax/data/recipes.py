@@ -78,6 +78,8 @@ class MeshRecipe:
     """Seed of the split by mesh."""
     template: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Mesh that gives the faces if the files have none, and the shape for --operator cotangent (default: the first)."""
+    largest_group: bool = False
+    """Of meshes of several connectivities, take those of the most common one; metadata.json lists the others."""
     drop_unused: bool = False
     """Leave out vertices that belong to no face, such as markers; metadata.json remembers which."""
     max_file_bytes: int = MOST_BYTES

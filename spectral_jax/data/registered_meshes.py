@@ -18,20 +18,26 @@ from spectral_jax.data.recipes import MeshRecipe
 from spectral_jax.data.writer import Source
 from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.geometry import sequences
-from spectral_jax.geometry.mesh import Mesh
+from spectral_jax.geometry.mesh import Connectivity, Mesh
 from spectral_jax.geometry.sequences import Item
 
 BATCH_VERTICES = 3_000_000  # vertices of a batch, at most
+SHOWN = 5  # connectivities that an error lists, and files of each
 
 
 def build(recipe: MeshRecipe, progress: Progress = SILENT) -> Path:
     """Build a dataset from a folder of registered meshes and return the dataset's folder.
 
     `spectral_jax.geometry.sequences` lists the formats. Raises ValueError naming the first mesh that does not fit the
-    template.
+    template, and the files of each connectivity.
     """
     writer.check_replaceable(recipe.out, recipe.overwrite)
-    items = sequences.find(recipe.folder, recipe.max_file_bytes)
+    if recipe.largest_group and recipe.template:
+        raise ValueError(f"--largest-group chooses a connectivity, and so does --template {recipe.template}: give one")
+    items, others = sequences.find(recipe.folder, recipe.max_file_bytes), []
+    if recipe.largest_group:
+        items, *smaller = sequences.connectivities(items, progress).values()
+        others = sorted(item.name for group in smaller for item in group)
     parts = split_items(items, recipe)
     raw = sequences.read_template(items, recipe.template, recipe.max_file_bytes)
     used = used_vertices(raw, recipe)
@@ -49,8 +55,30 @@ def build(recipe: MeshRecipe, progress: Progress = SILENT) -> Path:
     metadata |= {"split_by": recipe.split_by, "unused": len(parts["unused"])}
     if len(used) < len(raw.vertices):
         metadata["unused_vertices"] = np.setdiff1d(np.arange(len(raw.vertices)), used).tolist()
+    if others:
+        metadata["other_connectivities"] = others
     overwrite = recipe.overwrite
-    return writer.write(recipe.out, basis, template, sources, metadata, overwrite=overwrite, progress=progress)
+    try:
+        return writer.write(recipe.out, basis, template, sources, metadata, overwrite=overwrite, progress=progress)
+    except sequences.OtherConnectivity as error:
+        groups = sequences.connectivities(items, progress)
+        raise ValueError(f"{error}{describe(groups)}") from error
+
+
+def describe(groups: dict[Connectivity, list[Item]]) -> str:
+    """Which items have which connectivity, and what to do, as the end of an error; "" if they all have the same."""
+    if len(groups) == 1:
+        return ""
+    listed = []
+    for found, items in list(groups.items())[:SHOWN]:
+        names = ", ".join(item.name for item in items[:SHOWN]) + ", ..." * (len(items) > SHOWN)
+        listed.append(f"{len(items)} of {found.num_vertices} vertices ({names})")
+    more = f"; and {len(groups) - SHOWN} more" if len(groups) > SHOWN else ""
+    count = sum(map(len, groups.values()))
+    return (
+        f". The {count} meshes have {len(groups)} connectivities: {'; '.join(listed)}{more}. --largest-group takes the "
+        "first of these groups; to use all, register them to one template (README, Your own meshes)"
+    )
 
 
 def used_vertices(mesh: Mesh, recipe: MeshRecipe) -> Int[np.ndarray, "used"]:

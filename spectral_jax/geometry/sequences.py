@@ -15,9 +15,10 @@ from jaxtyping import Float
 
 from spectral_jax import extras
 from spectral_jax.files import safe_files
+from spectral_jax.files.progress import SILENT, Progress, track
 from spectral_jax.geometry import mesh
 from spectral_jax.geometry.mesh import SUFFIXES as MESHES
-from spectral_jax.geometry.mesh import Mesh, fingerprint, proper_faces, suffix_of
+from spectral_jax.geometry.mesh import Connectivity, Mesh, fingerprint, proper_faces, suffix_of
 
 Center = Literal["none", "centroid", "box"]
 Axis = Literal["x", "y", "z"]
@@ -29,6 +30,10 @@ VERTICES = ("vertices", "verts", "v")  # names that the array of vertices may ha
 FACES = ("faces", "triangles", "f")
 MOST_BYTES = 4 << 30  # limit for the arrays of an .npz, the faces of an HDF5 file, and one frame of its sequences
 SLAB_BYTES = 64 << 20  # of an HDF5 sequence, read at a time
+
+
+class OtherConnectivity(ValueError):
+    """A mesh that has not the template's connectivity."""
 
 
 class Item(NamedTuple):
@@ -77,13 +82,9 @@ def read_template(items: list[Item], template_path: str | Path | None = None, ma
     if template_path is not None:
         items = _items(Path(template_path), Path(template_path).parent, max_bytes)[:1]
     for item in items:
-        faces, frames = _open(item)
-        if faces is None and suffix_of(item.path) != ".stl":
-            continue
-        vertices = _finite(next(iter(frames)), str(item.path / item.key))
+        vertices, faces = _first(item)
         if faces is None:
-            _, first, inverse = np.unique(vertices, axis=0, return_index=True, return_inverse=True)
-            vertices, faces = vertices[np.sort(first)], np.argsort(np.argsort(first))[inverse].reshape(-1, 3)
+            continue
         _fingerprint(proper := proper_faces(faces), len(vertices), item.path)
         if not len(proper):
             raise ValueError(f"{item.path}: {len(faces)} faces, none of three different vertices")
@@ -96,11 +97,39 @@ def read_template(items: list[Item], template_path: str | Path | None = None, ma
     raise ValueError(f"{where}; name a mesh file with faces: --template FILE")
 
 
+def connectivities(items: list[Item], progress: Progress = SILENT) -> dict[Connectivity, list[Item]]:
+    """The items of each connectivity, most items first; arrays without faces are with meshes of as many vertices.
+
+    Raises ValueError as `read_template` does for a file that cannot be read.
+    """
+    groups: dict[Connectivity, list[Item]] = {}
+    for item in track(items, progress, "comparing"):
+        vertices, faces = _first(item)
+        code = "" if faces is None else _fingerprint(proper_faces(faces), len(vertices), item.path)
+        groups.setdefault(Connectivity(code, len(vertices)), []).append(item)
+    for alone in [group for group in groups if not group.fingerprint]:
+        alike = [group for group in groups if group.fingerprint and group.num_vertices == alone.num_vertices]
+        if alike:
+            groups[max(alike, key=lambda group: len(groups[group]))] += groups.pop(alone)
+    return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
+
+
+def _first(item: Item) -> tuple[np.ndarray, np.ndarray | None]:
+    """Vertices of the first frame, and faces if there are any; equal corners of an .stl become one vertex."""
+    faces, frames = _open(item)
+    vertices = _finite(next(iter(frames)), str(item.path / item.key))
+    if suffix_of(item.path) == ".stl":
+        _, first, inverse = np.unique(vertices, axis=0, return_index=True, return_inverse=True)
+        vertices, faces = vertices[np.sort(first)], np.argsort(np.argsort(first))[inverse].reshape(-1, 3)
+    return vertices, faces
+
+
 def read(item: Item, template: Mesh) -> Iterator[tuple[int, Float[np.ndarray, "vertex 3"]]]:
     """Frame index (0 for a single mesh) and vertices, frame by frame: float32, in the file's units.
 
-    Raises ValueError, naming file and frame, if the number of vertices or the graph of the faces differs from the
-    template's, if a value is not finite, or if corners of an .stl that the template joins in one vertex lie apart.
+    Raises OtherConnectivity, naming the file, if the number of vertices or the graph of the faces differs from the
+    template's, and ValueError, naming file and frame, if a value is not finite, or if corners of an .stl that the
+    template joins in one vertex lie apart.
     """
     where, suffix = str(item.path / item.key), suffix_of(item.path)
     faces, frames = _open(item)
@@ -108,7 +137,7 @@ def read(item: Item, template: Mesh) -> Iterator[tuple[int, Float[np.ndarray, "v
         if suffix == ".stl":
             vertices = _weld(vertices, template, where)
         if len(vertices) != len(template.vertices):
-            raise ValueError(f"{where}: {len(vertices)} vertices, the template has {len(template.vertices)}")
+            raise OtherConnectivity(f"{where}: {len(vertices)} vertices, the template has {len(template.vertices)}")
         if frame == 0 and faces is not None:
             _check_connectivity(proper_faces(faces), template, where)
         yield frame, _finite(vertices, f"{where}: frame {frame}" if suffix in SEQUENCES else where)
@@ -230,7 +259,7 @@ def _fingerprint(faces: np.ndarray, num_vertices: int, where: str | Path) -> str
 
 
 def _check_connectivity(faces: np.ndarray, template: Mesh, where: str) -> None:
-    """Raise ValueError if the faces have another graph than the template's."""
+    """Raise OtherConnectivity if the faces have another graph than the template's."""
     theirs, count = template.faces, len(template.vertices)
     if np.array_equal(faces, theirs) or _fingerprint(faces, count, where) == fingerprint(theirs, count):
         return
@@ -238,7 +267,7 @@ def _check_connectivity(faces: np.ndarray, template: Mesh, where: str) -> None:
     detail = f"{len(faces)} faces, the template has {len(theirs)}"
     if face is not None:
         detail = f"face {face} is {faces[face].tolist()}, in the template {theirs[face].tolist()}"
-    raise ValueError(f"{where}: connectivity differs from the template's, {detail}")
+    raise OtherConnectivity(f"{where}: connectivity differs from the template's, {detail}")
 
 
 def _weld(corners: np.ndarray, template: Mesh, where: str) -> np.ndarray:
@@ -249,7 +278,7 @@ def _weld(corners: np.ndarray, template: Mesh, where: str) -> np.ndarray:
         apart = (a != b).any(axis=1) & (b != c).any(axis=1) & (c != a).any(axis=1)
         corners = corners.reshape(-1, 3, 3)[apart].reshape(-1, 3)
     if len(corners) != len(vertex_of):
-        raise ValueError(f"{where}: {len(corners) // 3} faces, the template has {len(template.faces)}")
+        raise OtherConnectivity(f"{where}: {len(corners) // 3} faces, the template has {len(template.faces)}")
     if len(np.unique(vertex_of)) != len(template.vertices):
         raise ValueError(f"{where}: the template has vertices in no face, which an .stl cannot hold")
     vertices = np.empty_like(template.vertices)

@@ -142,6 +142,43 @@ def test_vertices_in_no_face_are_refused_or_left_out_everywhere(sphere, tmp_path
     assert len(read_mesh(tmp_path / "out" / "mesh.ply").vertices) == 162
 
 
+@pytest.fixture
+def mixed(sphere, tmp_path):
+    """Four meshes of the sphere, one of them an array without faces, two of a part of it, and one other."""
+    frames = bumpy_spheres(sphere, 7, 9)
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for i in (0, 2, 4):
+        write_mesh(folder / f"s{i}.obj", Mesh(frames[i], sphere.faces))
+    np.save(folder / "s6.npy", frames[6])
+    for i in (1, 5):
+        write_mesh(folder / f"s{i}.obj", Mesh(frames[i], sphere.faces[:-2]))
+    write_mesh(folder / "s3.ply", Mesh(np.append(frames[3], [[0, 0, 0]], axis=0), sphere.faces))
+    return folder
+
+
+def test_several_connectivities_are_told_apart(mixed, tmp_path, capsys):
+    assert main(["dataset", "meshes", str(mixed), "--out", str(tmp_path / "out"), "--modes", "12"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "7 meshes have 3 connectivities" in error
+    groups = ["4 of 162 vertices (s0.obj, s2.obj, s4.obj, s6.npy)", "2 of 162 vertices (s1.obj, s5.obj)"]
+    assert all(group in error for group in [*groups, "1 of 163 vertices (s3.ply)", "--largest-group"])
+    assert [path.name for path in tmp_path.iterdir()] == ["mixed"]
+
+
+def test_the_largest_group_is_taken_and_the_others_named(mixed, tmp_path, capsys):
+    command = ["dataset", "meshes", str(mixed), "--out", str(tmp_path / "out"), "--modes", "12", "--largest-group"]
+    assert main([*command, "--template", str(mixed / "s0.obj")]) == 2
+    assert "--template" in capsys.readouterr().err
+    assert main(command) == 0
+    assert "3 meshes of other connectivities left out: s1.obj, s3.ply, s5.obj" in capsys.readouterr().out
+    data = dataset.open_prepared(tmp_path / "out")
+    assert data.metadata["source"]["other_connectivities"] == ["s1.obj", "s3.ply", "s5.obj"]
+    files = [example.file for split in ("train", "test") for example in data.splits[split]]
+    assert files == ["s0.obj", "s2.obj", "s4.obj", "s6.npy"]
+
+
 @pytest.mark.filterwarnings("default")
 def test_degenerate_faces_are_counted_once_on_standard_error(sphere, tmp_path, capsys):
     (tmp_path / "scans").mkdir()

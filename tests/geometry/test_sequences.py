@@ -242,6 +242,19 @@ def test_sizes_are_bounded_packed_and_unpacked(sphere, tmp_path):
     assert len(read_all(sequences.find(tmp_path, len(content)), sphere)) == 2
 
 
+def test_items_are_grouped_by_connectivity_whatever_their_format(sphere, loose, tmp_path):
+    written(tmp_path, ["a.obj", "b.ply", "c.stl"], sphere)
+    written(tmp_path, ["d.obj"], loose)
+    np.save(tmp_path / "e.npy", loose.vertices)
+    np.save(tmp_path / "f.npy", sphere.vertices[1:])
+    turned = Mesh(sphere.vertices, sphere.faces[::-1, [1, 2, 0]])
+    written(tmp_path, ["g.obj"], turned)
+    groups = sequences.connectivities(sequences.find(tmp_path))
+    found = {"".join(item.name[0] for item in items): group.num_vertices for group, items in groups.items()}
+    assert found == {"abg": 162, "de": 164, "c": 162, "f": 161}  # an .stl has an order of its own
+    assert next(iter(found)) == "abg"
+
+
 def test_arrays_of_other_kinds_are_refused(sphere, tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     np.save(tmp_path / "flat.npy", sphere.vertices.ravel())
