@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,8 +84,15 @@ def _set_called(name: str) -> str | None:
 
 
 def _recordings(name: str, place: Path) -> list[Recording]:
-    paths = sorted(path for path in place.rglob("*.npz") if path.name != "shape.npz" and path.is_file())
-    return [Recording(path, name, path.parent.name) for path in paths]
+    """The sequences in a folder and below it; links are followed, but no folder is read twice."""
+    paths, seen = [], set()
+    for root, folders, files in os.walk(place, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        paths += [Path(root, file) for file in files if file.endswith(".npz") and file != "shape.npz"]
+    return [Recording(path, name, path.parent.name) for path in sorted(paths) if path.is_file()]
 
 
 def published_splits(sets: dict[str, list[Recording]], allow_missing: bool) -> dict[str, list[Recording]]:

@@ -30,6 +30,7 @@ ROOT_PARENTS = (-1, 2**32 - 1)  # values that mean no parent
 DEMO_SIZES = (1229, 12272)
 GENDERS = ("female", "male", "neutral")
 SEARCH_DEPTH = 3
+ARCHIVES = (".xz", ".zip", ".bz2", ".gz", ".tar")
 
 
 class Body(NamedTuple):
@@ -53,10 +54,13 @@ def demo_body_path(num_vertices: int = 1229) -> Path:
 def find_bodies(folder: Path | str) -> dict[str, Path]:
     """Find the body file of each gender ("female", "male", perhaps "neutral") in a folder or up to three levels below.
 
-    Files are SMPLH_<GENDER>.npz or .pkl, in any case, or <gender>/model.npz or .pkl; an .npz is preferred to the .pkl
-    next to it. Raises ValueError naming the folder and the gender that is missing, or the two files of one gender.
+    Files are SMPLH_<GENDER>.npz or .pkl, in any case, or <gender>/model.npz or .pkl. An .npz is preferred to any .pkl,
+    because the pickles of the MANO archive lack shape components. Raises ValueError naming the folder and the gender
+    that is missing, or the two files of one gender.
     """
     folder, found = Path(folder), {gender: [] for gender in GENDERS}
+    if folder.is_file():
+        raise ValueError(f"{folder}: a file, expected the folder that it unpacks to")
     for depth in range(SEARCH_DEPTH + 1):
         for path in folder.glob("*/" * depth + "*"):
             name = f"smplh_{path.parent.name}" if path.stem.lower() == "model" else path.stem
@@ -64,16 +68,20 @@ def find_bodies(folder: Path | str) -> dict[str, Path]:
             if prefix == "smplh_" and gender in GENDERS and path.suffix.lower() in (".npz", ".pkl") and path.is_file():
                 found[gender].append(path)
     for gender, paths in found.items():
-        archives = {path.parent for path in paths if path.suffix.lower() == ".npz"}
-        paths[:] = sorted(path for path in paths if path.suffix.lower() == ".npz" or path.parent not in archives)
+        paths.sort(key=lambda path: (path.suffix.lower() != ".npz", path))
+        paths[:] = [path for path in paths if path.suffix.lower() == paths[0].suffix.lower()]
+        paths[:] = {path.resolve(): path for path in reversed(paths)}.values()  # a file and a link to it are one body
+        paths.reverse()
         if len(paths) > 1:
             raise ValueError(f"{folder}: two {gender} bodies, keep one of {paths[0]} and {paths[1]}")
     missing = [gender for gender in ("female", "male") if not found[gender]]
     if missing:
+        packed = sorted(path.name for path in folder.glob("*") if path.suffix.lower() in ARCHIVES)
         raise ValueError(
             f"{folder}: no {' and no '.join(missing)} body: looked here and up to {SEARCH_DEPTH} folders down for "
             + " and ".join(f"SMPLH_{gender.upper()} or {gender}/model" for gender in missing)
             + ", .npz or .pkl"
+            + (f"; unpack {', '.join(packed[:5])} first" if packed else "")
         )
     return {gender: paths[0] for gender, paths in found.items() if paths}
 
@@ -120,7 +128,7 @@ def _check_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
             if array.shape[2] < NUM_BETAS:
                 raise ValueError(
                     f"shapedirs has {array.shape[2]} shape components, {NUM_BETAS} needed, as many as AMASS has betas: "
-                    "get the extended SMPL+H model (mano.is.tue.mpg.de)"
+                    "get the extended SMPL+H model, smplh.tar.xz (mano.is.tue.mpg.de)"
                 )
             array = array[..., :NUM_BETAS]
         expected = tuple(

@@ -64,6 +64,19 @@ def test_sequences_are_sorted_and_nothing_else_is_one(tmp_path):
     }
 
 
+def test_links_are_followed_and_none_in_a_circle(tmp_path):
+    put(tmp_path / "disk", "01/a.npz", "KIT/3/b.npz")
+    (tmp_path / "AMASS" / "CMU").mkdir(parents=True)
+    (tmp_path / "AMASS" / "CMU" / "s1").symlink_to(tmp_path / "disk" / "01")
+    (tmp_path / "AMASS" / "KIT").symlink_to(tmp_path / "disk" / "KIT")
+    (tmp_path / "AMASS" / "CMU" / "again").symlink_to(tmp_path / "AMASS" / "CMU")
+    sets = amass.find_sets(tmp_path / "AMASS")
+    assert {name: [(r.identity, r.path.name) for r in found] for name, found in sets.items()} == {
+        "CMU": [("s1", "a.npz")],
+        "KIT": [("3", "b.npz")],
+    }
+
+
 @pytest.mark.parametrize(
     ("first", "second", "name"),
     [

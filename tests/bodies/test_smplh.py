@@ -159,7 +159,11 @@ def edited(array, place, value):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("shapedirs", lambda a: a[..., :10], "shapedirs has 10 shape components, 16 needed, .* extended SMPL.H model"),
+        (
+            "shapedirs",
+            lambda a: a[..., :10],
+            "shapedirs has 10 shape components, 16 needed, .* extended SMPL.H model, smplh.tar.xz",
+        ),
         ("shapedirs", lambda a: a[:, 0], r"shapedirs has shape \(1229, 16\), expected \(1229, 3, 16\)"),
         ("v_template", lambda a: a[0], r"v_template has shape \(3,\), expected \(3, 3\)"),
         ("weights", lambda a: edited(a, (0, 0), np.nan), "weights has numbers that are not finite"),
@@ -299,15 +303,45 @@ def test_npz_goes_before_pkl_of_one_folder(tmp_path):
     assert find_bodies(tmp_path) == {"female": tmp_path / "female/model.npz", "male": tmp_path / "SMPLH_male.npz"}
 
 
+def test_both_archives_of_the_site_may_lie_side_by_side(tmp_path):
+    put(tmp_path, *(f"smplh/{gender}/model.npz" for gender in ("female", "male", "neutral")))
+    put(tmp_path, *(f"mano_v1_2/models/{name}.pkl" for name in ("SMPLH_female", "SMPLH_male", "MANO_LEFT")))
+    genders = ("female", "male", "neutral")
+    assert find_bodies(tmp_path) == {gender: tmp_path / "smplh" / gender / "model.npz" for gender in genders}
+    shutil.rmtree(tmp_path / "smplh")
+    models = tmp_path / "mano_v1_2" / "models"
+    assert find_bodies(tmp_path) == {gender: models / f"SMPLH_{gender}.pkl" for gender in ("female", "male")}
+
+
+def test_links_are_followed_and_are_no_second_body(tmp_path):
+    put(tmp_path, "store/Female/MODEL.NPZ", "store/male.npz", "store/SMPLH_MALE.npz")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "female").symlink_to(tmp_path / "store" / "Female")
+    (tmp_path / "in" / "SMPLH_MALE.npz").symlink_to(tmp_path / "store" / "male.npz")
+    (tmp_path / "in" / "male").mkdir()
+    (tmp_path / "in" / "male" / "model.npz").symlink_to(tmp_path / "store" / "male.npz")
+    found = find_bodies(tmp_path / "in")
+    assert found == {"female": tmp_path / "in/female/MODEL.NPZ", "male": tmp_path / "in/SMPLH_MALE.npz"}
+
+
+def test_archives_that_are_not_unpacked_are_named(tmp_path):
+    put(tmp_path, "smplh.tar.xz")
+    with pytest.raises(ValueError, match=r"no female and no male body: .*unpack smplh\.tar\.xz"):
+        find_bodies(tmp_path)
+    with pytest.raises(ValueError, match=r"smplh\.tar\.xz: a file"):
+        find_bodies(tmp_path / "smplh.tar.xz")
+
+
 def test_missing_and_doubtful_bodies_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere: no female and no male body: looked here and up to 3 folders down"):
         find_bodies(tmp_path / "nowhere")
     put(tmp_path, "a/b/c/SMPLH_MALE.npz", "a/b/c/d/SMPLH_FEMALE.npz")
     with pytest.raises(ValueError, match=rf"{tmp_path}: no female body: .*SMPLH_FEMALE or female/model, .npz or .pkl"):
         find_bodies(tmp_path)
-    put(tmp_path, "male/model.pkl")
-    with pytest.raises(ValueError, match=r"two male bodies, keep one of .*SMPLH_MALE.npz and .*male/model.pkl"):
+    put(tmp_path, "male/model.npz")
+    with pytest.raises(ValueError, match=r"two male bodies, keep one of .*SMPLH_MALE.npz and .*male/model.npz"):
         find_bodies(tmp_path)
+    (tmp_path / "male/model.npz").rename(tmp_path / "male/model.pkl")
     shutil.rmtree(tmp_path / "a")
     put(tmp_path, "male/SMPLH_MALE.pkl")
     with pytest.raises(ValueError, match=r"two male bodies, keep one of .*SMPLH_MALE.pkl and .*male/model.pkl"):
