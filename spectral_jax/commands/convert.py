@@ -53,7 +53,8 @@ class Convert:
             raise ValueError(f"{data.path}: no test split with original vertices to compare on")
         if exporting:
             meshes = self._meshes(self.source, data) if self.verify else None
-            lightning.export_checkpoint(self.source, target)
+            for warning in lightning.export_checkpoint(self.source, target):
+                console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
             print(f"{target}: checkpoint for PyTorch, options in {target.with_name('infos.json')}")
             folder, file = self.source, target
         else:

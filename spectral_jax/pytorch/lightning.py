@@ -34,6 +34,7 @@ REDUCE_ON_PLATEAU = {
     "factor": FACTOR, "default_min_lr": 0, "min_lrs": [0], "patience": PATIENCE, "cooldown": 0, "eps": EPS,
     "mode_worse": math.inf, "mode": "min", "threshold": THRESHOLD, "threshold_mode": "rel", "cooldown_counter": 0,
 }  # fmt: skip
+MASS = "mass.npy"  # beside the checkpoint of a run with a cotangent basis
 OURS = "spectral_jax"  # our own entry in a checkpoint; Lightning ignores entries that it does not know
 
 
@@ -319,14 +320,15 @@ def read_weights(
         return saved, *find_weights(saved, weights, ignore)
 
 
-def export_checkpoint(run_folder: Path, target: Path) -> None:
-    """Write a run's last checkpoint as `target`, and its options as infos.json beside it.
+def export_checkpoint(run_folder: Path, target: Path) -> list[str]:
+    """Write a run's last checkpoint as `target`, and its options as infos.json beside it. Returns warnings.
 
-    The published code expects checkpoints/JOB/last.ckpt. Raises ValueError naming a file that exists, or a folder that
-    is not a run.
+    The published code expects checkpoints/JOB/last.ckpt. It knows no mass, so that of a cotangent basis is written as
+    mass.npy (vertex,) beside it. Raises ValueError naming a file that exists, or a folder that is not a run.
     """
-    infos = target.with_name("infos.json")
-    for path in (target, infos):
+    infos, mass_file, basis_file = target.with_name("infos.json"), target.with_name(MASS), run_folder / run.BASIS_FILE
+    mass = spectral.load(basis_file).mass if basis_file.is_file() else None
+    for path in (target, infos, *([] if mass is None else [mass_file])):
         if path.exists():
             raise ValueError(f"{path} exists already")
     config = run.load_config(run_folder)
@@ -335,3 +337,11 @@ def export_checkpoint(run_folder: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     torch_file.save(target, lightning_from_checkpoint(position, config.train, job_id))
     atomic.write_json(infos, infos_from_config(config, job_id))
+    if mass is None:
+        return []
+    with atomic.replacing(mass_file) as partial, partial.open("wb") as file:
+        np.save(file, np.asarray(mass), allow_pickle=False)
+    return [
+        "the modes are those of the cotangent Laplacian, but the PyTorch code projects without their mass: multiply "
+        f"the vertices by {mass_file} before it projects them, coefficients = modes.T @ (mass[:, None] * vertices)"
+    ]

@@ -12,6 +12,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 from helpers import TINY
 
+from spectral_jax.basis import spectral
+from spectral_jax.cli import main
 from spectral_jax.files import torch_file
 from spectral_jax.network.autoencoder import SpectralAutoencoder, init_params
 from spectral_jax.network.config import ModelConfig
@@ -278,6 +280,31 @@ def test_imported_checkpoint_continues_training(tmp_path, saved):
         export_checkpoint(tmp_path / "run", target.with_name("other.ckpt"))
     with pytest.raises(ValueError, match="run exists already"):
         import_checkpoint(target, tmp_path / "run")
+
+
+@pytest.mark.parametrize("operator", ["graph", "cotangent"])
+def test_the_mass_of_a_cotangent_basis_goes_with_the_checkpoint(tmp_path, sphere, sphere_basis, capsys, operator):
+    mass = np.linspace(0.5, 1.5, 162, dtype=np.float32)
+    modes = np.asarray(sphere_basis.modes)[:, :128]
+    if operator == "cotangent":
+        modes = modes / np.sqrt(mass)[:, None]  # orthonormal under the mass
+    basis = spectral.SpectralBasis(
+        modes, sphere_basis.eigenvalues[:128], sphere.faces, mass if operator == "cotangent" else None
+    )
+    import_checkpoint(TINY / "last.ckpt", tmp_path / "run", basis=basis)
+    target = tmp_path / "job" / "last.ckpt"
+    assert main(["convert", str(tmp_path / "run"), str(target)]) == 0
+    error, beside = capsys.readouterr().err, target.with_name("mass.npy")
+    assert beside.exists() == (operator == "cotangent") == (str(beside) in error)
+    if operator == "cotangent":
+        written = np.load(beside, allow_pickle=False)
+        np.testing.assert_array_equal(written, mass)
+        projected = modes.T @ (written[:, None] * sphere.vertices)  # as the warning says
+        np.testing.assert_allclose(projected, spectral.project(basis, sphere.vertices), atol=1e-4)
+        target.unlink()
+        target.with_name("infos.json").unlink()
+        with pytest.raises(ValueError, match=r"mass\.npy exists already"):
+            export_checkpoint(tmp_path / "run", target)
 
 
 def test_a_whole_run_returns_through_files(tmp_path, saved):
