@@ -1,8 +1,8 @@
 """Mutated files of every kind that is read: each loads, or is refused by a ValueError that names it, fast and small."""
 
 import argparse
-import functools
 import base64
+import functools
 import gzip
 import io
 import json
