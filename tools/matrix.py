@@ -119,15 +119,15 @@ def debian(**variables: str) -> None:
         if Path(name).exists():
             shutil.copyfile(name, root / name[1:])
     if (settings := Path.home() / ".config" / "pip").exists():
-        shutil.copytree(settings, root / "root" / ".config" / "pip", dirs_exist_ok=True)
-    copy_checkout(root / "checkout")
+        shutil.copytree(settings, root / "suite" / ".config" / "pip", dirs_exist_ok=True)
+    copy_checkout(root / "suite" / "checkout")
     # a mount namespace of its own, so that nothing stays mounted whatever happens
     inside = ("unshare", "--mount", "--pid", "--fork", f"--mount-proc={root / 'proc'}", "chroot", str(root))
     if subprocess.run([*inside, "true"], capture_output=True).returncode:
         raise LeftOut("no mount namespaces here (unshare --mount --pid)")
-    script = f"""cd /checkout && export HOME=/root VENV=/root/venv && make TORCH= /root/venv/.installed-test
-    /root/venv/bin/python -c 'import jax, sys; print("Python", sys.version.split()[0], "jax", jax.__version__)'
-    exec /root/venv/bin/python {" ".join(PYTEST)}"""
+    script = f"""export HOME=/suite VENV=/suite/venv; cd $HOME/checkout; make TORCH= $VENV/.installed-test
+    $VENV/bin/python -c 'import jax, sys; print("Python", sys.version.split()[0], "jax", jax.__version__)'
+    exec $VENV/bin/python {" ".join(PYTEST)}"""
     run(*inside, "bash", "-euc", script, **variables)
 
 

@@ -29,6 +29,7 @@ from spectral_jax.files.torch_tensors import DTYPES, STORAGES
 __all__ = ["Record", "TorchFileError", "describe", "load", "save"]
 
 PICKLE_BYTES = 8 << 20  # of data.pkl
+# What parsing a damaged archive or pickle raises; `load` turns each into a TorchFileError that names the file.
 _DAMAGE = (LookupError, TypeError, ValueError, OverflowError, EOFError, NotImplementedError, struct.error)
 
 
