@@ -23,7 +23,7 @@ from spectral_jax.commands.interpolate import Filter, Interpolate, Mix, Sample
 from spectral_jax.commands.release import Export, ImportRelease
 from spectral_jax.commands.report import Report
 from spectral_jax.commands.sweep import Sweep
-from spectral_jax.commands.train import Demo, Train, stored_options
+from spectral_jax.commands.train import Demo, Train, recipe_options, stored_options
 from spectral_jax.commands.view import View
 
 DESCRIPTION = """Learning on registered 3D meshes in the spectral domain.
@@ -118,6 +118,11 @@ def parse(argv: list[str]) -> Any:
         (name, *argv), prog = argv, f"{prog} {argv[0]}"
         commands, description = COMMANDS[name], GROUPS[name]
 
+    config = (tyro.conf.FlagCreatePairsOff,)
+    if argv[:1] == ["train"] and "--network residual" in " ".join(argv).replace("=", " ") and "--resume" not in argv:
+        default = recipe_options("residual")  # other defaults, which --help shows
+        return tyro.cli(Train, prog=f"{prog} train", args=argv[1:], default=default, config=config)
+
     def group(name):
         def stub(): ...
 
@@ -125,7 +130,6 @@ def parse(argv: list[str]) -> Any:
         return stub
 
     leaves = {name: group(name) if name in GROUPS else leaf for name, leaf in commands.items()}
-    config = (tyro.conf.FlagCreatePairsOff,)
     command = tyro.extras.subcommand_cli_from_dict(
         leaves, prog=prog, description=description, args=argv or ["--help"], config=config
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from spectral_jax.commands.console import Bars, console
-from spectral_jax.commands.network import open_run
+from spectral_jax.commands.network import Checkpoint, open_run
 from spectral_jax.files import atomic
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ class Eval:
     """The dataset (default: the one the run was trained on)."""
     split: str = "test"
     """The split to evaluate."""
-    checkpoint: Literal["last", "best"] = "last"
-    """The newest checkpoint (last), or the one with the lowest validation error (best)."""
+    checkpoint: Checkpoint = None
+    """The newest checkpoint (last) or the one with the lowest validation error (best) (default: last for SAE-LP, best
+    for the residual network)."""
     json: Path | None = None
     """Also write the errors to this JSON file."""
 

@@ -12,6 +12,7 @@ import tyro
 
 from spectral_jax.commands.console import Bars, check_free, console
 from spectral_jax.commands.dataset import open_data
+from spectral_jax.commands.network import Checkpoint
 from spectral_jax.data.recipes import DEMO_DATA
 from spectral_jax.files.progress import Progress, track
 
@@ -28,8 +29,9 @@ class Encode:
     """The .npz file to write: the latents, the origin of each, the run and its connectivity."""
     run: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
-    checkpoint: Literal["last", "best"] = "last"
-    """The newest checkpoint, or the one with the lowest validation error."""
+    checkpoint: Checkpoint = None
+    """The newest checkpoint (last) or the one with the lowest validation error (best) (default: last for SAE-LP, best
+    for the residual network)."""
     split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
     """For a dataset: the split to encode, train, test or all (default: test)."""
     center: Annotated[Literal["none", "centroid", "box"] | None, tyro.conf.arg(metavar="none|centroid|box")] = None
@@ -103,8 +105,9 @@ class Decode:
     """The .npz or .npy file to write, or the folder for .ply meshes."""
     run: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
-    checkpoint: Literal["last", "best"] = "last"
-    """The newest checkpoint, or the one with the lowest validation error."""
+    checkpoint: Checkpoint = None
+    """The newest checkpoint (last) or the one with the lowest validation error (best) (default: last for SAE-LP, best
+    for the residual network)."""
     vertices: bool = False
     """Write vertices (mesh, vertex, 3) in metres instead of coefficients (mesh, freq, 3)."""
     overwrite: bool = False

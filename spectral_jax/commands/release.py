@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from spectral_jax.commands.console import check_free
 from spectral_jax.commands.dataset import data_source, open_data
+from spectral_jax.commands.network import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,9 @@ class Export:
     """The run folder."""
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The file to write: .npz, or .safetensors if that package is installed."""
-    checkpoint: Literal["last", "best"] = "last"
-    """The newest checkpoint, or the one with the lowest validation error."""
+    checkpoint: Checkpoint = None
+    """The newest checkpoint (last) or the one with the lowest validation error (best) (default: last for SAE-LP, best
+    for the residual network)."""
     overwrite: bool = False
     """Replace the file if it exists."""
 

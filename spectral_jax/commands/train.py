@@ -15,8 +15,8 @@ from spectral_jax.commands.console import Bars, console
 from spectral_jax.commands.dataset import data_source, ensure_demo_data, open_data
 from spectral_jax.commands.evaluate import Eval
 from spectral_jax.commands.report import Report
-from spectral_jax.network.config import Activation, ModelConfig
-from spectral_jax.training.config import Placement, Storage, TrainConfig
+from spectral_jax.network.config import Activation, ModelConfig, Network
+from spectral_jax.training.config import RECIPES, Placement, Storage, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,9 @@ class Train:
     """A prepared dataset folder, a dataset of the PyTorch systems, or the word demo (built in data/demo if absent)."""
     run: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """The run folder to create (default: a folder under runs/ named after the time)."""
+    network: Network = "sae-lp"
+    """sae-lp: the published network, by default with its published recipe. residual: PCA and what two small networks
+    add to it; trained in seconds on principal scores, by a recipe of its own (`train --network residual --help`)."""
     training: tyro.conf.OmitArgPrefixes[TrainOptions] = TrainOptions()
     """How the network is trained."""
     modes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
@@ -63,9 +66,13 @@ class Train:
     latent_size: int = ModelConfig.latent_size
     """Number of values in a latent vector."""
     conv_size: int = ModelConfig.conv_size
-    """Width of the convolutions along frequency, odd."""
+    """Width of the convolutions of SAE-LP along frequency, odd."""
     activation: Activation = ModelConfig.activation
-    """Activation function after every convolution except the last."""
+    """Activation function of SAE-LP after every convolution except the last."""
+    directions: int = ModelConfig.directions
+    """Principal directions of the residual network; fewer where there are fewer meshes."""
+    hidden_size: int = ModelConfig.hidden_size
+    """Width of the hidden layers of the residual network."""
     resume: bool = False
     """Continue the run in --run. It keeps its options; only --epochs and --data may change."""
     overwrite: bool = False
@@ -106,7 +113,8 @@ class Train:
             console.quiet = not devices.is_main()
         training = TrainConfig(**vars(self.training))
         modes = ModelConfig.modes if self.modes is None else self.modes
-        model = ModelConfig(modes, self.latent_size, self.conv_size, self.activation)
+        shape = {name: getattr(self, name) for name in ("network", "directions", "hidden_size")}
+        model = ModelConfig(modes, self.latent_size, self.conv_size, self.activation, **shape)
         folder = self.run or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
         if not self.resume:
             run.check_free(folder, self.overwrite)
@@ -166,11 +174,13 @@ def print_validations(update: Any) -> None:
     """Print a line for each epoch of an update that ended with a validation."""
     for epoch, figures in update.figures.items():
         if "spatial_validation_loss" in figures:
-            line = (
-                f"epoch {epoch:>5}  loss {figures['spectral_train_loss']:.2e}  "
-                f"{figures['spatial_validation_loss']:.2f} mm  rate {figures['learning_rate']:.2e}  "
-                f"{figures['meshes_per_second']:,.0f} meshes/s"
-            )
+            line = f"epoch {epoch:>5}  {figures['spatial_validation_loss']:.2f} mm"
+            if epoch:
+                line = (
+                    f"epoch {epoch:>5}  loss {figures['spectral_train_loss']:.2e}  "
+                    f"{figures['spatial_validation_loss']:.2f} mm  rate {figures['learning_rate']:.2e}  "
+                    f"{figures['meshes_per_second']:,.0f} meshes/s"
+                )
             console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -181,4 +191,10 @@ def stored_options(folder: Path | None) -> Train:
     if folder is None:
         raise ValueError("--resume needs --run, the folder to resume")
     config = run.load_config(folder)
-    return Train(config.data, folder, TrainOptions(**vars(config.train)), **dataclasses.asdict(config.model))
+    training = TrainOptions(**vars(config.train))
+    return Train(config.data, folder, training=training, **dataclasses.asdict(config.model))
+
+
+def recipe_options(network: Network) -> Train:
+    """The options of a network's own recipe: the defaults when it is trained."""
+    return Train(network=network, training=TrainOptions(**vars(RECIPES[network])))

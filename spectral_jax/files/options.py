@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, get_args, get_type_hints
 
 # The largest whole number that is accepted, by field: a file must not be able to ask for a network of any size.
-LARGEST = {"modes": 1 << 20, "latent_size": 1 << 16, "conv_size": 255}
+LARGEST = {"modes": 1 << 20, "latent_size": 1 << 16, "conv_size": 255, "directions": 1 << 14, "hidden_size": 1 << 14}
 LARGEST_ELSEWHERE = (1 << 63) - 1
 
 Config = TypeVar("Config")

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 
 from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
-from spectral_jax.network.autoencoder import SpectralAutoencoder
+from spectral_jax.network import networks
+from spectral_jax.network.networks import Network
 
 BATCH = 64  # meshes in a batch; 16 to 64 are within 30 % on two CPU cores, and a GPU needs many
 AHEAD = 2  # batches that are computed while an earlier one is fetched
@@ -31,14 +32,18 @@ class Trained(Protocol):
     """What `Codec.of` accepts: a `Run`, or anything with a network, its parameters and their basis."""
 
     @property
-    def model(self) -> SpectralAutoencoder: ...
+    def model(self) -> Network: ...
     @property
     def params(self) -> Any: ...
+    @property
+    def constants(self) -> Any: ...
     @property
     def basis(self) -> SpectralBasis | None: ...
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["params", "basis"], meta_fields=["model"])
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["params", "basis", "constants"], meta_fields=["model"]
+)
 @dataclass(frozen=True)
 class Codec:
     """A trained network and its basis, both on the device.
@@ -52,16 +57,23 @@ class Codec:
     arguments.
     """
 
-    model: SpectralAutoencoder
+    model: Network
     params: Any
     basis: SpectralBasis | None
     """SpectralBasis of the network's modes; None: the methods that take or return vertices raise ValueError."""
+    constants: Any = None
+    """Of a residual network."""
 
     @classmethod
     def of(cls, run: Trained) -> Codec:
         """Make the codec of a run, on the default device."""
         basis = None if run.basis is None else spectral.truncate(run.basis, run.model.config.modes)
-        return cls(run.model, jax.device_put(run.params), jax.device_put(basis))
+        return cls(run.model, *jax.device_put((run.params, basis, run.constants)))
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the module's `apply` takes."""
+        return networks.variables(self.params, self.constants)
 
     def require_basis(self) -> SpectralBasis:
         """The basis. Raises ValueError when there is none."""
@@ -114,7 +126,7 @@ class Codec:
 @jax.default_matmul_precision("highest")
 def encode_batch(codec: Codec, coefficients: Float[Array, "batch freq 3"]) -> Float[Array, "batch latent"]:
     """Latents of coefficients."""
-    latents: Any = codec.model.apply({"params": codec.params}, coefficients, method="encode")
+    latents: Any = codec.model.apply(codec.variables, coefficients, method="encode")
     return latents
 
 
@@ -122,8 +134,17 @@ def encode_batch(codec: Codec, coefficients: Float[Array, "batch freq 3"]) -> Fl
 @jax.default_matmul_precision("highest")
 def decode_batch(codec: Codec, latents: Float[Array, "batch latent"]) -> Float[Array, "batch freq 3"]:
     """Coefficients of latents."""
-    coefficients: Any = codec.model.apply({"params": codec.params}, latents, method="decode")
+    coefficients: Any = codec.model.apply(codec.variables, latents, method="decode")
     return coefficients
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def decode_rows_batch(codec: Codec, latents: Float[Array, "batch latent"]) -> Float[Array, "batch *row"]:
+    """What the network decodes latents to first: coefficients, or principal scores with the same distances."""
+    method = "decode" if codec.constants is None else "decode_scores"
+    rows: Any = codec.model.apply(codec.variables, latents, method=method)
+    return rows
 
 
 @jax.jit

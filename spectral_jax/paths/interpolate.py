@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from spectral_jax.network.codec import Codec, decode_batch
+from spectral_jax.network.codec import Codec
 
 DAMPINGS = (1e-6, 1e-2, 1.0, 1e1, 1e3)  # tried at once: from a Gauss-Newton step to a short one down the gradient
 
@@ -185,7 +185,7 @@ def codec_geodesic(
     codec: Codec, start: Float[Array | np.ndarray, "latent"], end: Float[Array | np.ndarray, "..."], num_points: int
 ) -> Geodesic:
     """The geodesic of a trained network's decoder, compiled once for each number of points. Raises as `geodesic`."""
-    return geodesic(functools.partial(decode_batch, codec), start, end, num_points)
+    return geodesic(functools.partial(decode_rows_batch, codec), start, end, num_points)
 
 
 def _gauss_newton(decode: Callable, steps_of: Callable, state: _State, max_iterations: int, tolerance: float) -> _State:

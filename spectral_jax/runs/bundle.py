@@ -21,9 +21,10 @@ from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.files import atomic, options, safe_files
 from spectral_jax.geometry.mesh import Connectivity, check_connectivity
-from spectral_jax.network.autoencoder import init_params
+from spectral_jax.network import networks
 from spectral_jax.network.config import ModelConfig
-from spectral_jax.runs import checkpoint, run
+from spectral_jax.runs import checkpoint
+from spectral_jax.runs import run as runs
 from spectral_jax.runs.run import Run, RunConfig
 from spectral_jax.training.config import TrainConfig
 from spectral_jax.training.schedule import Plateau
@@ -32,6 +33,7 @@ from spectral_jax.training.state import TrainingProgress, TrainState
 SCHEMA = 1
 # Entries of a file beside the parameters.
 METADATA = "metadata"
+CONSTANTS = "constants/"  # before the names of a residual network's constants
 SIGNATURE = "basis_mark"
 SIGNATURE_TOLERANCE = 0.05  # between rounding, below 0.001, and a flipped or rotated mode, about 1
 MOST_BYTES = 1 << 30  # limit of a file's size, and of its arrays
@@ -47,6 +49,7 @@ class Release(NamedTuple):
       connectivity: fingerprint of the mesh.
       basis_signature: tells whether a basis is the one it was trained on.
       versions: of the packages that wrote it.
+      constants: of a residual network; None for SAE-LP.
     """
 
     params: dict[str, Any]
@@ -56,6 +59,7 @@ class Release(NamedTuple):
     connectivity: str
     basis_signature: Float[np.ndarray, "4 freq"]
     versions: dict[str, str]
+    constants: dict[str, np.ndarray] | None = None
 
 
 def basis_signature(basis: SpectralBasis, num_modes: int) -> Float[np.ndarray, "4 freq"]:
@@ -87,6 +91,7 @@ def save_release(path: str | Path, run: Run) -> None:
     arrays: dict[str, Any] = {
         name: np.ascontiguousarray(value) for name, value in flatten_dict(run.params, sep="/").items()
     }
+    arrays |= {CONSTANTS + name: np.asarray(value) for name, value in (run.constants or {}).items()}
     arrays[SIGNATURE] = basis_signature(run.require_basis(), run.config.model.modes)
     if path.suffix not in (".npz", ".safetensors"):
         raise ValueError(f"{path}: a release is a .npz or .safetensors file")
@@ -122,11 +127,12 @@ def load_release(path: str | Path) -> Release:
             raise ValueError(f"connectivity is {connectivity!r}, versions are {versions!r}; expected a str and a dict")
     except ValueError as error:
         raise ValueError(f"{path}: not a release ({error})") from error
-    offenders = _offenders(arrays, model)
-    if offenders:
+    if offenders := runs.check_arrays(arrays, _array_shapes(model)):
         raise ValueError(f"{path}: not the parameters of its network: {'; '.join(offenders)}")
     signature = arrays.pop(SIGNATURE)
-    return Release(unflatten_dict(arrays, sep="/"), model, train, epoch, connectivity, signature, versions)
+    constants = {n.removeprefix(CONSTANTS): arrays.pop(n) for n in list(arrays) if n.startswith(CONSTANTS)} or None
+    params = unflatten_dict(arrays, sep="/")
+    return Release(params, model, train, epoch, connectivity, signature, versions, constants)
 
 
 def import_release(path: str | Path, target: str | Path, basis: SpectralBasis | None = None, data: str = "") -> Release:
@@ -146,8 +152,10 @@ def import_release(path: str | Path, target: str | Path, basis: SpectralBasis | 
     target.mkdir(parents=True, exist_ok=True)
     checkpoint.save(target / "last", TrainingProgress(state, Plateau(release.train.learning_rate), release.epoch))
     if basis is not None:
-        spectral.save(target / run.BASIS_FILE, spectral.truncate(basis, release.model.modes))
-    run.save_config(target, RunConfig(release.model, release.train, data))
+        spectral.save(target / runs.BASIS_FILE, spectral.truncate(basis, release.model.modes))
+    if release.constants is not None:
+        runs.save_constants(target, release.constants)
+    runs.save_config(target, RunConfig(release.model, release.train, data))
     return release
 
 
@@ -166,20 +174,12 @@ def _check_basis(path: Path, release: Release, basis: SpectralBasis) -> None:
         )
 
 
-def _offenders(arrays: dict[str, np.ndarray], model: ModelConfig) -> list[str]:
-    """List every array that is missing, unexpected, wrongly shaped or not finite."""
-    leaves = jax.tree.leaves_with_path(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
-    wanted = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
-    wanted[SIGNATURE] = (4, model.modes)
-    offenders = [f"{name} {wanted[name]} is missing" for name in sorted(wanted.keys() - arrays.keys())]
-    offenders += [f"{name} {arrays[name].shape} is unexpected" for name in sorted(arrays.keys() - wanted.keys())]
-    for name in sorted(wanted.keys() & arrays.keys()):
-        array = arrays[name]
-        if array.shape != wanted[name] or array.dtype != np.float32:
-            offenders.append(f"{name} is {array.dtype} {array.shape}, not float32 {wanted[name]}")
-        elif not np.isfinite(array).all():
-            offenders.append(f"{name} has {np.count_nonzero(~np.isfinite(array))} values that are not finite")
-    return offenders
+def _array_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of a release's arrays by name."""
+    leaves = jax.tree.leaves_with_path(jax.eval_shape(lambda: networks.init_params(model, jax.random.key(0))))
+    shapes = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+    shapes |= {CONSTANTS + name: shape for name, shape in networks.constant_shapes(model).items()}
+    return {**shapes, SIGNATURE: (4, model.modes)}
 
 
 def _read_npz(path: Path) -> tuple[str, dict[str, np.ndarray]]:

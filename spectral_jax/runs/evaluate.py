@@ -73,7 +73,7 @@ def evaluate_split(run: Run, basis: SpectralBasis, train: Split, split: Split) -
     num_modes = run.config.model.modes
     modes = jnp.asarray(run.require_basis().modes[:, :num_modes])
     coefficients, vertices = jnp.asarray(split.coefficients[:, :num_modes]), jnp.asarray(split.vertices)
-    errors_mm, _ = validate(run.model, run.params, modes, coefficients, vertices)
+    errors_mm, _ = validate(run.model, run.params, modes, coefficients, vertices, run.constants)
 
     truncation_mm = summarise(spatial_errors_mm(modes, coefficients, vertices)).mean_mm
     sizes = (0, run.config.model.latent_size)

@@ -49,7 +49,7 @@ class OpenedRun:
 def open_run(
     run: Run | str | Path,
     data: Data | str | Path | None = None,
-    which: Literal["last", "best"] = "last",
+    which: Literal["last", "best"] | None = None,
     progress: Progress = SILENT,
 ) -> OpenedRun:
     """Open a run, or its folder, with a dataset, or whatever `open_data` takes (default: the one it was trained on).

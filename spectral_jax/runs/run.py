@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.files import atomic, options, safe_files
 from spectral_jax.files.locks import LOCK_FILE, locked
-from spectral_jax.network.autoencoder import SpectralAutoencoder
+from spectral_jax.network import networks
 from spectral_jax.network.codec import NO_BASIS
 from spectral_jax.network.config import ModelConfig
+from spectral_jax.network.networks import Network
 from spectral_jax.runs import checkpoint, provenance
 from spectral_jax.training.config import TrainConfig
 
 SCHEMA = 1
 CONFIG_FILE = "config.json"
 BASIS_FILE = "basis.npz"
+CONSTANTS_FILE = "constants.npz"
+CONSTANTS_BYTES = 1 << 30  # limit
 PARTIAL_FILE = f"{CONFIG_FILE}.partial"
 
 
@@ -38,15 +42,22 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Run:
-    """A trained network ready for use: `run.model.apply({"params": run.params}, x, method="encode")`."""
+    """A trained network ready for use: `run.model.apply(run.variables, x, method="encode")`."""
 
     path: Path
-    model: SpectralAutoencoder
+    model: Network
     params: Any
     basis: SpectralBasis | None
     """SpectralBasis with at least the network's modes; None for a checkpoint that was converted without a dataset."""
     config: RunConfig
     epoch: int
+    constants: Any = None
+    """What training does not change: mean, principal directions and scales of a residual network; None for SAE-LP."""
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Parameters and constants, as the module's `apply` takes them."""
+        return networks.variables(self.params, self.constants)
 
     def require_basis(self) -> SpectralBasis:
         """The basis. Raises ValueError when there is none."""
@@ -114,7 +125,12 @@ def lock_run(folder: str | Path) -> contextlib.AbstractContextManager[None]:
 
 
 def create(
-    folder: str | Path, config: RunConfig, basis: SpectralBasis, overwrite: bool = False, data: Path | None = None
+    folder: str | Path,
+    config: RunConfig,
+    basis: SpectralBasis,
+    overwrite: bool = False,
+    data: Path | None = None,
+    constants: Any = None,
 ) -> Path:
     """Create a run folder. Raises ValueError as `check_free` does. An interrupted creation can be repeated."""
     folder = Path(folder)
@@ -130,7 +146,42 @@ def create(
             old.unlink()
     save_config(folder, config, data)
     spectral.save(folder / BASIS_FILE, basis)
+    if constants is not None:
+        save_constants(folder, constants)
     return folder
+
+
+def save_constants(folder: Path, constants: Any) -> None:
+    """Write the constants of a residual network to the run folder."""
+    with atomic.replacing(folder / CONSTANTS_FILE) as partial, partial.open("wb") as file:
+        np.savez(file, **constants)
+
+
+def load_constants(folder: str | Path, config: ModelConfig) -> dict[str, np.ndarray] | None:
+    """The constants of a run's network; None for SAE-LP. Raises ValueError naming the file and what is wrong in it."""
+    if config.network == "sae-lp":
+        return None
+    path = Path(folder) / CONSTANTS_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder}: {CONSTANTS_FILE} of its residual network is missing")
+    with safe_files.open_npz(path, CONSTANTS_BYTES) as file:
+        found = {name: file[name] for name in file}
+    if offenders := check_arrays(found, networks.constant_shapes(config)):
+        raise ValueError(f"{path}: not the constants of its network: {'; '.join(offenders)}")
+    return found
+
+
+def check_arrays(found: dict[str, np.ndarray], wanted: dict[str, tuple[int, ...]]) -> list[str]:
+    """A line for every array that is missing, unexpected, wrongly shaped, not float32 or not finite."""
+    offenders = [f"{name} {wanted[name]} is missing" for name in sorted(wanted.keys() - found.keys())]
+    offenders += [f"{name} {found[name].shape} is unexpected" for name in sorted(found.keys() - wanted.keys())]
+    for name in sorted(wanted.keys() & found.keys()):
+        array = found[name]
+        if array.shape != wanted[name] or array.dtype != np.float32:
+            offenders.append(f"{name} is {array.dtype} {array.shape}, not float32 {wanted[name]}")
+        elif not np.isfinite(array).all():
+            offenders.append(f"{name} has {np.count_nonzero(~np.isfinite(array))} values that are not finite")
+    return offenders
 
 
 def load_basis(folder: str | Path) -> SpectralBasis | None:
@@ -148,12 +199,20 @@ def check_basis(folder: str | Path, basis: SpectralBasis, name: str) -> None:
         spectral.save(Path(folder) / BASIS_FILE, spectral.truncate(basis, load_config(folder).model.modes))
 
 
-def load_run(path: str | Path, which: Literal["last", "best"] = "last") -> Run:
-    """Load a trained run. Raises ValueError naming the file when the folder is not a run or has no checkpoint."""
+def load_run(path: str | Path, which: Literal["last", "best"] | None = None) -> Run:
+    """Load a trained run: its newest checkpoint, or the one with the lowest validation error.
+
+    By default, SAE-LP's newest, as published, and the residual network's best, which is never worse than PCA. Raises
+    ValueError naming the file when the folder is not a run or has no checkpoint.
+    """
     path = Path(path)
     if not path.is_dir():
         raise ValueError(f"{path}: no such run folder")
     config = load_config(path)
+    if which is None:
+        which = "best" if config.model.network == "residual" and checkpoint.find(path / "best") else "last"
     restored = checkpoint.restore(path / which, config.model, config.train)
-    params = jax.device_put(restored.state.params)
-    return Run(path, SpectralAutoencoder(config.model), params, load_basis(path), config, restored.epoch)
+    constants = load_constants(path, config.model)
+    params, on_device = jax.device_put((restored.state.params, constants))
+    network = networks.build(config.model)
+    return Run(path, network, params, load_basis(path), config, restored.epoch, on_device)

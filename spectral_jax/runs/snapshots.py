@@ -13,7 +13,7 @@ from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.geometry import render
 from spectral_jax.geometry.colours import error_colours
 from spectral_jax.geometry.metrics import vertex_errors_mm
-from spectral_jax.network.autoencoder import SpectralAutoencoder
+from spectral_jax.network import networks, principal, residual
 from spectral_jax.network.codec import Codec
 from spectral_jax.network.config import ModelConfig
 from spectral_jax.training.batches import FitData
@@ -29,11 +29,17 @@ class Snapshots:
     """Draws a network's latents and reconstructions during training, at ever fewer epochs."""
 
     def __init__(
-        self, model: ModelConfig, basis: SpectralBasis | None, data: FitData, pictures: int, last_epoch: int = 0
+        self,
+        model: ModelConfig,
+        basis: SpectralBasis | None,
+        data: FitData,
+        pictures: int,
+        last_epoch: int = 0,
+        constants: Any = None,
     ):
         self._model, self._data, self._pictures = model, data, pictures
         self._basis = None if basis is None else spectral.truncate(basis, model.modes)
-        self._last_epoch = last_epoch
+        self._last_epoch, self._constants = last_epoch, constants
 
     def due(self, epoch: int) -> bool:
         """Whether to draw after this epoch: never without pictures or a basis."""
@@ -49,8 +55,9 @@ class Snapshots:
         self._last_epoch = position.epoch
         params = jax.device_put(jax.device_get(position.state.params))
         basis: Any = self._basis
-        codec = Codec(SpectralAutoencoder(self._model), params, jax.device_put(basis))
-        coefficients = np.asarray(self._data.test_coefficients)
+        constants = jax.device_put(self._constants)
+        codec = Codec(networks.build(self._model), params, jax.device_put(basis), constants)
+        coefficients = self._coefficients()
         latents = codec.encode(coefficients[_spread(len(coefficients), MAX_LATENTS)])
         chosen = _spread(len(coefficients), self._pictures)
         if not (len(chosen) and render.available()):
@@ -64,6 +71,13 @@ class Snapshots:
             both = render.draw(original, faces, view, PIXELS), render.draw(mesh, faces, view, PIXELS, colours=colours)
             columns.append(np.concatenate(both))
         return latents, np.concatenate(columns, axis=1)
+
+    def _coefficients(self) -> np.ndarray:
+        """Coefficients of the test meshes: those of a residual network's data are scores."""
+        if self._constants is None:
+            return np.asarray(self._data.test_coefficients)
+        scores = np.asarray(self._data.test_coefficients)[:, :-1]
+        return np.asarray(principal.reconstruct(residual.principal_of(self._constants), scores))
 
 
 def _spread(count: int, most: int) -> np.ndarray:

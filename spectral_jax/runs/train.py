@@ -13,16 +13,16 @@ from spectral_jax.basis import spectral
 from spectral_jax.data.dataset import Data
 from spectral_jax.data.open import open_data
 from spectral_jax.files.progress import SILENT, Progress
-from spectral_jax.network.config import ModelConfig
+from spectral_jax.network.config import ModelConfig, Network
 from spectral_jax.runs import checkpoint, run
 from spectral_jax.runs.logs import RunLog
 from spectral_jax.runs.run import Run, RunConfig
 from spectral_jax.runs.snapshots import Snapshots
 from spectral_jax.training import devices, loop
 from spectral_jax.training.batches import FitData, num_steps
-from spectral_jax.training.config import Placement, Storage, TrainConfig
+from spectral_jax.training.config import RECIPES, Placement, Storage
 from spectral_jax.training.loop import TrainingUpdate
-from spectral_jax.training.placement import read_fit_data
+from spectral_jax.training.placement import fit_principal, read_fit_data
 from spectral_jax.training.state import TrainingProgress
 
 CHECKPOINT_SECONDS = 600  # between checkpoints at most, however long the epochs take
@@ -42,15 +42,16 @@ def train(
 ) -> Run:
     """Create or resume a run folder, train it to its last epoch and load it: `train("demo", "runs/mine", epochs=24)`.
 
-    `data` is an opened dataset or what `open_data` takes. `options` are fields of ModelConfig and TrainConfig. With
-    `resume`, only `epochs` may differ from the run's own. Raises ValueError for an unknown option, a folder that exists
+    `data` is an opened dataset or what `open_data` takes. `options` are fields of ModelConfig and TrainConfig; their
+    defaults are the network's recipe (`spectral_jax.training.config.RECIPES`). With `resume`, only `epochs` may differ
+    from the run's own. Raises ValueError for an unknown option, a folder that exists
     (or does not, with `resume`), or unsuitable data; FloatingPointError when the loss is not finite.
     """
     if not resume:
         run.check_free(folder, overwrite)
     opened = data if isinstance(data, Data) else open_data(data, progress)
     source = "demo" if data == "demo" else str(opened.path.resolve())
-    start = run.load_config(folder) if resume else default_config(opened, source)
+    start = run.load_config(folder) if resume else default_config(opened, source, options.get("network", "sae-lp"))
     config = with_options(dataclasses.replace(start, data=source), options)
     reading = {"placement": placement, "storage": storage, "progress": progress}
     with opened_run(folder, config, opened, resume=resume, overwrite=overwrite, **reading) as fit_data:
@@ -59,9 +60,10 @@ def train(
     return run.load_run(folder)
 
 
-def default_config(data: Data, source: str) -> RunConfig:
-    """The published recipe, with as many modes as the dataset has."""
-    return RunConfig(ModelConfig(modes=min(ModelConfig.modes, data.basis.num_modes)), TrainConfig(), source)
+def default_config(data: Data, source: str, network: Network = "sae-lp") -> RunConfig:
+    """The recipe of a network, with as many modes as the dataset has."""
+    model = ModelConfig(modes=min(ModelConfig.modes, data.basis.num_modes), network=network)
+    return RunConfig(model, RECIPES[network], source)
 
 
 def with_options(config: RunConfig, options: dict[str, Any]) -> RunConfig:
@@ -98,12 +100,17 @@ def opened_run(
         run.check_basis(folder, data.basis, f"that of {data.path}")
     else:
         run.check_free(folder, overwrite)
-    fit_data = read_fit_data(data, config.model, config.train, placement, storage, progress)
+    constants = run.load_constants(folder, config.model) if resume else None
+    if config.model.network == "residual" and constants is None:
+        model, training, constants = fit_principal(data, config.model, config.train, progress)
+        config = dataclasses.replace(config, model=model, train=training)
+    fit_data = read_fit_data(data, config.model, config.train, placement, storage, progress, constants)
     with run.lock_run(folder) if devices.is_main() else contextlib.nullcontext():
         if devices.is_main() and resume:
             run.save_config(Path(folder), config, data.path)
         elif devices.is_main():
-            run.create(folder, config, spectral.truncate(data.basis, config.model.modes), overwrite, data.path)
+            basis = spectral.truncate(data.basis, config.model.modes)
+            run.create(folder, config, basis, overwrite, data.path, constants)
         devices.wait_for_all("run folder")
         yield fit_data
 
@@ -140,7 +147,8 @@ def train_run(
     kept = checkpoint.restore(folder / "last", config.model, config.train) if checkpoint.find(folder / "last") else None
     epoch, best_mm = (kept.epoch, kept.best_mm) if kept else (0, None)
     bar = _Bar(progress, config.train.epochs, num_steps(data.num_meshes, config.train.batch_size))
-    snapshots = Snapshots(config.model, run.load_basis(folder), data, pictures, epoch)
+    constants = run.load_constants(folder, config.model)
+    snapshots = Snapshots(config.model, run.load_basis(folder), data, pictures, epoch, constants)
     saved_at = time.monotonic()
     try:
         with (
@@ -148,7 +156,7 @@ def train_run(
             RunLog(folder, epoch) if main else contextlib.nullcontext() as log,
         ):
             bar.show(kept, "compiling")
-            for update in loop.fit(config.model, config.train, data, kept, storage=storage):
+            for update in loop.fit(config.model, config.train, data, kept, storage=storage, constants=constants):
                 position = update.position
                 validated = any("spatial_validation_loss" in figures for figures in update.figures.values())
                 late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
@@ -189,7 +197,9 @@ class _Bar:
 
     def show_update(self, update: TrainingUpdate) -> None:
         for figures in update.figures.values():
-            self._loss = f"loss {figures['spectral_train_loss']:.2e}  "
+            if "spectral_train_loss" in figures:
+                self._loss = f"loss {figures['spectral_train_loss']:.2e}  "
             if "spatial_validation_loss" in figures:
                 self._validation = f"{figures['spatial_validation_loss']:.2f} mm  "
-        self.show(update.position, f"{self._loss}{self._validation}{update.meshes_per_second:,.0f} meshes/s")
+        speed = f"{update.meshes_per_second:,.0f} meshes/s" if update.meshes_per_second else "compiling"
+        self.show(update.position, f"{self._loss}{self._validation}{speed}")

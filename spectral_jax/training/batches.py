@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from spectral_jax.network.principal import Principal
 from spectral_jax.training import devices
 from spectral_jax.training.config import Storage
 from spectral_jax.training.devices import AXIS
@@ -24,7 +25,7 @@ BLOCK_BYTES = 2**26  # size of the meshes sent to the devices at a time
 
 
 class DeviceData(NamedTuple):
-    """All coefficients, on every device."""
+    """All training rows, on every device."""
 
     coefficients: Array
 
@@ -40,11 +41,15 @@ class StreamedData(NamedTuple):
 
 
 class FitData(NamedTuple):
-    """What `fit` trains and validates on, with the network's number of modes; float32 and metres."""
+    """What `fit` trains and validates on, with the network's number of modes; float32 and metres.
 
-    train_coefficients: Float[Array | np.ndarray, "mesh freq 3"] | DeviceData | StreamedData
-    modes: Float[Array | np.ndarray, "vertex freq"]
-    test_coefficients: Float[Array | np.ndarray, "mesh freq 3"]
+    For the residual network, `training.scores` turns the coefficients into scores, and the modes into the principal
+    directions as displacements of vertices.
+    """
+
+    train_coefficients: Float[Array | np.ndarray, "mesh *row"] | DeviceData | StreamedData
+    modes: Float[Array | np.ndarray, "vertex freq"] | Principal
+    test_coefficients: Float[Array | np.ndarray, "mesh *row"]
     test_vertices: Float[Array | np.ndarray, "mesh vertex 3"]
 
     @property
@@ -58,7 +63,7 @@ class Batch(NamedTuple):
     """The meshes of a step; those of several steps have a leading axis."""
 
     coefficients: Any
-    """Float (row, freq, 3), zeros in rows that only fill up the batch."""
+    """Float (row, freq, 3), or (row, score) for the residual network; zeros in rows that only fill up the batch."""
     mask: Any
     """float32 (row): 1 for a mesh, 0 for a filled-up row."""
     num_valid: Any
@@ -90,7 +95,7 @@ def epoch_order(
 
 
 def resident(
-    coefficients: Float[np.ndarray, "row freq 3"], count: int, device_mesh: Mesh, storage: Storage
+    coefficients: Float[np.ndarray, "mesh *row"], count: int, device_mesh: Mesh, storage: Storage
 ) -> DeviceData:
     """Place `count` meshes on every device; this process passes its `devices.local_rows` of them."""
     return DeviceData(devices.all_gather(np.asarray(coefficients, storage_dtype(storage)), count, device_mesh))

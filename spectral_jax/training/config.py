@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from spectral_jax.network.config import Network
+
 Schedule = Literal["plateau", "cosine"]
+Loss = Literal["squared", "distance"]
 Precision = Literal["default", "highest", "bf16"]
 Placement = Literal["device", "host", "stream"]
 Storage = Literal["float32", "bf16"]
@@ -38,6 +41,11 @@ class TrainConfig:
     precision: Precision = "default"
     """Arithmetic of the network. default: the device's own (TF32 on recent NVIDIA GPUs). highest: full float32.
     bf16: bfloat16."""
+    loss: Loss = "squared"
+    """What is minimised. squared: the mean squared error of the coefficients, as published. distance: the mean over
+    meshes of the square root of that; with all modes, of the root mean square distance of the vertices."""
+    mirror: bool = False
+    """Also train on the mirror image of every train mesh. The connectivity must be symmetric."""
     clip_norm: float = 0.0
     """Scale gradients with a larger norm down to this norm. 0 disables clipping."""
     skip_bad_steps: bool = False
@@ -57,3 +65,20 @@ class TrainConfig:
             raise ValueError(f"schedule must be plateau or cosine, not {self.schedule!r}")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be default, highest or bf16, not {self.precision!r}")
+        if self.loss not in get_args(Loss):
+            raise ValueError(f"loss must be squared or distance, not {self.loss!r}")
+
+
+RECIPES: dict[Network, TrainConfig] = {
+    "sae-lp": TrainConfig(),
+    "residual": TrainConfig(
+        epochs=80,
+        batch_size=64,
+        learning_rate=2e-3,
+        beta2=0.99,
+        schedule="cosine",
+        validate_every=8,
+        loss="distance",
+    ),
+}
+"""What each network is trained with unless options say otherwise: the published recipe for SAE-LP."""

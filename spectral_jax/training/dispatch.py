@@ -14,7 +14,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from spectral_jax.network.autoencoder import SpectralAutoencoder
+from spectral_jax.network.networks import TrainedPart
 from spectral_jax.training import batches, devices
 from spectral_jax.training.batches import Batch, DeviceData, StreamedData, epoch_order, num_steps
 from spectral_jax.training.config import Storage, TrainConfig
@@ -30,7 +30,7 @@ FIRST_STEPS = 8  # in each of the first two dispatches: one compiles, the other 
 class TrainContext(NamedTuple):
     """What the compiled programs depend on. It is hashable; `jit` compiles once for each value."""
 
-    model: SpectralAutoencoder
+    model: TrainedPart
     config: TrainConfig
     device_mesh: Mesh | None = None
     """The devices that share every batch; None: the steps are not split."""
@@ -66,6 +66,7 @@ def train_steps(
     learning_rates: Float[Array, "step"],
     start: Int[Array, ""] | int,
     stop: Int[Array, ""] | int,
+    constants: Any = None,
 ) -> tuple[TrainState, EpochMetrics]:
     """Take steps `start` to `stop` of an epoch in one loop on the device; `batch_at` returns the batch of a step.
 
@@ -83,6 +84,7 @@ def train_steps(
             learning_rates[step],
             weights=batch.mask / batch.num_valid,
             config=config,
+            constants=constants,
             axis=context.axis,
         )
         # The barrier has this product rounded alike in every program that contains it: resident and streamed data give
@@ -105,9 +107,10 @@ def train_epochs(
     context: TrainContext,
     state: TrainState,
     sums: EpochMetrics,
-    coefficients: Float[Array, "mesh freq 3"],
+    coefficients: Float[Array, "mesh *row"],
     key: Array,
     steps: StepRange,
+    constants: Any = None,
 ) -> tuple[TrainState, EpochMetrics]:
     """Take a range of steps over coefficients that are all on the device; also return the totals of each epoch (epoch).
 
@@ -129,7 +132,8 @@ def train_epochs(
         def batch_at(step):
             return Batch(coefficients[order[step]], (order[step] >= 0).astype(jnp.float32), num_valid[step])
 
-        state, done = train_steps(context, (state, so_far), batch_at, steps.learning_rates[i], start, stop)
+        rates = steps.learning_rates[i]
+        state, done = train_steps(context, (state, so_far), batch_at, rates, start, stop, constants)
         return state, jax.tree.map(lambda values, value: values.at[i].set(value), totals, done)
 
     totals = jax.tree.map(lambda zero: jnp.broadcast_to(zero, len(steps.learning_rates)), zeros)
@@ -137,31 +141,32 @@ def train_epochs(
 
 
 @functools.partial(jax.jit, static_argnames="context", donate_argnames="state")
-def train_resident(context: TrainContext, state, sums, coefficients, key_data, steps: StepRange):
+def train_resident(context: TrainContext, state, sums, coefficients, key_data, steps: StepRange, constants=None):
     """`train_epochs` on the devices of the context: each holds all coefficients and takes its rows of every batch."""
 
-    def epochs(state, sums, coefficients, key_data, steps):
-        return train_epochs(context, state, sums, coefficients, jax.random.wrap_key_data(key_data), steps)
+    def epochs(state, sums, coefficients, key_data, steps, constants):
+        key = jax.random.wrap_key_data(key_data)
+        return train_epochs(context, state, sums, coefficients, key, steps, constants)
 
     everywhere = PartitionSpec()
     sharded = jax.shard_map(
         epochs, mesh=context.device_mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
     )
-    return sharded(state, sums, coefficients, key_data, steps)
+    return sharded(state, sums, coefficients, key_data, steps, constants)
 
 
 @functools.partial(jax.jit, static_argnames="context", donate_argnames="state")
-def train_block(context: TrainContext, state, sums, block: Batch, learning_rates, stop):
+def train_block(context: TrainContext, state, sums, block: Batch, learning_rates, stop, constants=None):
     """Take the first `stop` steps of a block of batches (leading axis step), whose rows are split over the devices."""
 
-    def steps(state, sums, block, learning_rates, stop):
+    def steps(state, sums, block, learning_rates, stop, constants):
         batch_at = lambda step: jax.tree.map(lambda values: values[step], block)  # noqa: E731
-        return train_steps(context, (state, sums), batch_at, learning_rates, 0, stop)
+        return train_steps(context, (state, sums), batch_at, learning_rates, 0, stop, constants)
 
     everywhere, by_row = PartitionSpec(), PartitionSpec(None, AXIS)
-    in_specs = (everywhere, everywhere, Batch(by_row, by_row, everywhere), everywhere, everywhere)
+    in_specs = (everywhere, everywhere, Batch(by_row, by_row, everywhere), everywhere, everywhere, everywhere)
     sharded = jax.shard_map(steps, mesh=context.device_mesh, in_specs=in_specs, out_specs=everywhere, check_vma=False)
-    return sharded(state, sums, block, learning_rates, stop)
+    return sharded(state, sums, block, learning_rates, stop, constants)
 
 
 class Dispatched(NamedTuple):
@@ -181,10 +186,10 @@ class Dispatched(NamedTuple):
 class ResidentDispatcher:
     """Dispatches over coefficients on the devices: each takes about a second and ends before the next validation."""
 
-    def __init__(self, context: TrainContext, device_mesh: Mesh, data: DeviceData):
+    def __init__(self, context: TrainContext, device_mesh: Mesh, data: DeviceData, constants: Any = None):
         self.num_meshes = len(data.coefficients)
         self.epoch_steps = num_steps(self.num_meshes, context.config.batch_size)
-        self._context, self._coefficients = context, data.coefficients
+        self._context, self._coefficients, self._constants = context, data.coefficients, constants
         self._key_data = devices.replicate(jax.random.key_data(batches.shuffling_key(context.config.seed)), device_mesh)
         self._dispatches, self._step_seconds = 0, 0.0
 
@@ -193,7 +198,7 @@ class ResidentDispatcher:
         steps = self._range(position, rates)
         start = time.perf_counter()
         state, totals = train_resident(
-            self._context, position.state, position.sums, self._coefficients, self._key_data, steps
+            self._context, position.state, position.sums, self._coefficients, self._key_data, steps, self._constants
         )
         epochs = [EpochMetrics(*values) for values in zip(*jax.device_get(totals), strict=True)][: steps.count]
         taken = int((steps.count - 1) * self.epoch_steps + steps.stop - steps.start)
@@ -225,11 +230,14 @@ class ResidentDispatcher:
 class StreamDispatcher:
     """Dispatches over blocks of batches; the next block travels while the devices work on this one."""
 
-    def __init__(self, context: TrainContext, device_mesh: Mesh, data: StreamedData, storage: Storage):
+    def __init__(
+        self, context: TrainContext, device_mesh: Mesh, data: StreamedData, storage: Storage, constants: Any = None
+    ):
         self.num_meshes = len(data)
         self.epoch_steps = num_steps(self.num_meshes, context.config.batch_size)
         self._context, self._device_mesh, self._data = context, device_mesh, data
         self._storage: Storage = storage
+        self._constants = constants
         self._key = batches.shuffling_key(context.config.seed)
 
     def dispatches(self, position: TrainingProgress, rates: np.ndarray) -> Iterator[Dispatched]:
@@ -244,7 +252,7 @@ class StreamDispatcher:
             block, count = following
             own_rates = np.zeros(len(block.num_valid), np.float32)
             own_rates[:count] = rates[0, step : step + count]
-            state, sums = train_block(context, state, sums, block, own_rates, np.int32(count))
+            state, sums = train_block(context, state, sums, block, own_rates, np.int32(count), self._constants)
             following = next(blocks, None)
             sums = jax.device_get(sums)
             _check_finite(sums, position.epoch, step, own_rates)

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from spectral_jax.network.autoencoder import SpectralAutoencoder
+from spectral_jax.network import networks
 from spectral_jax.network.config import ModelConfig
+from spectral_jax.network.networks import TrainedPart
 from spectral_jax.training import batches, devices
 from spectral_jax.training.batches import DeviceData, FitData, StreamedData
 from spectral_jax.training.config import Storage, TrainConfig
@@ -41,19 +42,26 @@ def fit(
     position: TrainingProgress | None = None,
     device_mesh: Mesh | None = None,
     storage: Storage = "float32",
+    constants: Any = None,
 ) -> Iterator[TrainingUpdate]:
     """Train from a position (default: a new network) to `config.epochs`; yield an update about once a second.
 
-    The devices of `device_mesh` (default: all) share every batch. The result depends neither on how the coefficients
-    reach the devices nor on interruptions, bit for bit on one CPU device. Raises FloatingPointError with the epoch, the
-    step and the learning rate when the loss is not finite.
+    The devices of `device_mesh` (default: all) share every batch. A residual network takes its `constants` and the data
+    of `training.scores`; its first update, of epoch 0, is the error of the untrained network. The result depends
+    neither on how the coefficients reach the devices nor on interruptions, bit for bit on one CPU device. Raises
+    FloatingPointError with the epoch, the step and the learning rate when the loss is not finite.
     """
     device_mesh = devices.data_mesh() if device_mesh is None else device_mesh
-    context = TrainContext(SpectralAutoencoder(model_config), config, device_mesh)
+    context = TrainContext(networks.trained_part(networks.build(model_config)), config, device_mesh)
     position = init_progress(model_config, config) if position is None else position
     position = position._replace(state=devices.replicate(position.state, device_mesh))
-    dispatcher = _dispatcher(context, device_mesh, data.train_coefficients, storage)
-    test = devices.replicate(tuple(data)[1:], device_mesh)
+    test = devices.replicate((*data[1:], constants), device_mesh)
+    dispatcher = _dispatcher(context, device_mesh, data.train_coefficients, storage, test[-1])
+    if model_config.network == "residual" and position.best_mm is None:
+        # The untrained network is PCA. As the first to be the best, it leaves the best never worse than PCA.
+        start_figures = _validation(context.model, position.state, test, 0)
+        position = position._replace(best_mm=start_figures["spatial_validation_loss"])
+        yield TrainingUpdate(position, {0: start_figures}, 0.0)
 
     seconds = 0.0  # spent on the current epoch so far
     while position.epoch < config.epochs:
@@ -82,13 +90,13 @@ def fit(
 
 
 def _dispatcher(
-    context: TrainContext, device_mesh: Mesh, train: Any, storage: Storage
+    context: TrainContext, device_mesh: Mesh, train: Any, storage: Storage, constants: Any
 ) -> ResidentDispatcher | StreamDispatcher:
     if isinstance(train, StreamedData):
-        return StreamDispatcher(context, device_mesh, train, storage)
+        return StreamDispatcher(context, device_mesh, train, storage, constants)
     if not isinstance(train, DeviceData):
         train = batches.resident(np.asarray(train), len(train), device_mesh, storage)
-    return ResidentDispatcher(context, device_mesh, train)
+    return ResidentDispatcher(context, device_mesh, train, constants)
 
 
 def _totals(config: TrainConfig, sums: EpochMetrics, epoch: int, steps: int) -> dict[str, float]:
@@ -102,7 +110,7 @@ def _totals(config: TrainConfig, sums: EpochMetrics, epoch: int, steps: int) -> 
     return figures | ({"skipped_steps": int(sums.skipped)} if config.skip_bad_steps else {})
 
 
-def _validation(model: SpectralAutoencoder, state: TrainState, test: tuple, epoch: int) -> dict[str, float]:
+def _validation(model: TrainedPart, state: TrainState, test: tuple, epoch: int) -> dict[str, float]:
     """Mean errors over the test split: of coefficients, and of vertices in mm."""
     errors = jax.device_get(validate(model, state.params, *test))
     spatial, spectral = (float(np.mean(each, dtype=np.float64)) for each in errors)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import dataclasses
+from typing import Any, Literal
 
 import jax
 import psutil
 
 from spectral_jax.data.dataset import Data, read_split
 from spectral_jax.files.progress import SILENT, Progress
+from spectral_jax.network import principal, residual
 from spectral_jax.network.config import ModelConfig
-from spectral_jax.training import batches, devices
+from spectral_jax.training import batches, devices, scores
 from spectral_jax.training.batches import FitData, StreamedData
 from spectral_jax.training.config import Placement, Storage, TrainConfig
 
 DEVICE_SHARE = 0.6  # of a device's free memory that the coefficients may take; activations need the rest
 HOST_SHARE = 0.5  # of the host's memory
+MOST_VALIDATED = 1024  # test meshes that the residual network is validated on: an epoch of it takes a second
 
 
 def choose_placement(num_meshes: int, num_modes: int, storage: Storage = "float32") -> Placement:
@@ -37,14 +40,18 @@ def read_fit_data(
     placement: Literal["auto"] | Placement = "auto",
     storage: Storage = "float32",
     progress: Progress = SILENT,
+    constants: dict[str, Any] | None = None,
 ) -> FitData:
     """Read an opened dataset for training: the test split into memory, the train split to its placement.
 
+    With the `constants` of a residual network, scores take the place of coefficients: they always fit on the device.
     Raises ValueError for too many modes, a batch larger than the train split, or a test split without vertices.
     """
     modes, count = model.modes, len(data.splits["train"])
     if config.batch_size > count:
         raise ValueError(f"batch size {config.batch_size} is larger than the train split, {count} meshes")
+    if constants is not None:
+        return _read_scores(data, modes, constants, progress)
     if placement == "auto":
         placement = choose_placement(count, modes, storage)
     if placement == "device":
@@ -58,3 +65,37 @@ def read_fit_data(
     if test.vertices is None:
         raise ValueError(f"{data.path}: the test split has no original vertices to validate against")
     return FitData(train, data.basis.modes[:, :modes], test.coefficients, test.vertices)
+
+
+def fit_principal(
+    data: Data, model: ModelConfig, config: TrainConfig, progress: Progress = SILENT
+) -> tuple[ModelConfig, TrainConfig, dict[str, Any]]:
+    """The constants of a residual network for the train split, and the options as far as the split determines them.
+
+    There are at most as many directions as meshes less one, and a batch has at most all meshes. Raises ValueError for
+    too many modes or fewer than 2 meshes.
+    """
+    coefficients = read_split(data, "train", model.modes, progress=progress).coefficients
+    directions = residual.num_directions(model, len(coefficients))
+    fitted = principal.fit(coefficients, directions)
+    batch_size = min(config.batch_size, len(coefficients))
+    return (
+        dataclasses.replace(model, directions=directions),
+        dataclasses.replace(config, batch_size=batch_size),
+        residual.constants(fitted),
+    )
+
+
+def _read_scores(data: Data, modes: int, constants: dict[str, Any], progress: Progress) -> FitData:
+    """Scores of the train split on the devices, and of test meshes spread over their split."""
+    count = len(data.splits["train"])
+    own = read_split(data, "train", modes, devices.local_rows(count), progress).coefficients
+    rows = scores.all_rows(constants, [own])
+    train = batches.resident(rows, count, devices.data_mesh(), "float32")
+    num_test = len(data.splits["test"])
+    every = range(0, num_test, -(-num_test // MOST_VALIDATED))
+    test = read_split(data, "test", modes, every, progress)
+    if test.vertices is None:
+        raise ValueError(f"{data.path}: the test split has no original vertices to validate against")
+    moved = scores.displacements(data.basis, constants)
+    return FitData(train, moved, scores.all_rows(constants, [test.coefficients]), test.vertices)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from spectral_jax.network.autoencoder import init_params
 from spectral_jax.network.config import ModelConfig
+from spectral_jax.network.networks import init_params
 from spectral_jax.training.config import TrainConfig
 from spectral_jax.training.schedule import Plateau
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from typing import Any
 
 import jax
@@ -14,67 +15,81 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from spectral_jax.geometry.metrics import map_batches, vertex_errors_mm
+from spectral_jax.network import networks, principal
 from spectral_jax.network.autoencoder import SpectralAutoencoder
-from spectral_jax.training.config import Precision, TrainConfig
+from spectral_jax.network.networks import Network, TrainedPart
+from spectral_jax.network.principal import Principal
+from spectral_jax.training.config import Loss, Precision, TrainConfig
 from spectral_jax.training.state import TrainState
 
 VALIDATION_BATCH = 64  # meshes reconstructed at a time
+LEAST_SQUARED = 1e-16  # square metres; a smaller error has no gradient of the distance loss
 
 
-def microbatch_size(modes: int) -> int:
-    """Number of meshes of a batch that pass through the network together: on a CPU what its caches hold, else all.
+def microbatch_size(values: int) -> int:
+    """Number of rows of so many values that pass through the network together: on a CPU what its caches hold, else all.
 
-    On two CPU cores, with 4,096 modes and batch 128, a step took 468 ms in parts of 16 and 547 ms in one.
+    On two CPU cores, with 4,096 modes (12,288 values) and batch 128, a step took 468 ms in parts of 16 and 547 ms in
+    one.
     """
-    return max(1, 2**16 // modes) if jax.default_backend() == "cpu" else 2**31
+    return max(1, 3 * 2**16 // values) if jax.default_backend() == "cpu" else 2**31
 
 
 def loss_and_gradient(
-    model: SpectralAutoencoder,
+    model: TrainedPart,
     params: Any,
-    coefficients: Float[Array, "batch freq 3"],
+    rows: Float[Array, "batch *row"],
     weights: Float[Array, "batch"] | None = None,
     precision: Precision = "default",
+    kind: Loss = "squared",
+    constants: Any = None,
 ) -> tuple[Float[Array, ""], Any]:
-    """Mean squared error over all batch * freq * 3 coefficients (paper equation 4) and its gradient.
+    """The loss of a batch, and its gradient.
 
-    With weights, the loss is the sum over meshes of weight times error. A batch larger than `microbatch_size` is
-    processed in parts, whose losses and gradients are summed.
+    The squared loss is the mean squared error over all batch * freq * 3 coefficients (paper equation 4). Rows are those
+    of `networks.trained_part`; scores give the same loss as the coefficients that they belong to. With weights, the
+    loss is the sum over meshes of weight times error. A batch larger than `microbatch_size` is processed in parts,
+    whose losses and gradients are summed.
     """
-    model = model.clone(custom_backward=True)
+    if isinstance(model, SpectralAutoencoder):
+        model = model.clone(custom_backward=True)
     if weights is None:
-        weights = jnp.full(len(coefficients), 1 / len(coefficients), coefficients.dtype)
+        weights = jnp.full(len(rows), 1 / len(rows), rows.dtype)
 
-    def loss(params, coefficients, weights):
-        inputs = coefficients
+    def loss(params, rows, weights):
+        inputs, fixed = rows, constants
         if precision == "bf16":
-            params, inputs = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, coefficients))
+            params, inputs, fixed = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, rows, constants))
         with jax.default_matmul_precision("highest") if precision == "highest" else contextlib.nullcontext():
-            decoded: Any = model.apply({"params": params}, inputs)
-        squared = jnp.square(decoded.astype(coefficients.dtype) - coefficients).mean(axis=(1, 2))
-        return jnp.sum(squared * weights)
+            decoded: Any = model.apply(networks.variables(params, fixed), inputs)
+        squared = jnp.square(decoded.astype(rows.dtype) - rows)
+        error = squared.sum(axis=tuple(range(1, rows.ndim))) / (3 * model.config.modes)
+        if kind == "distance":  # the root has no derivative at zero
+            error = jnp.sqrt(jnp.maximum(error, LEAST_SQUARED))
+        return jnp.sum(error * weights)
 
     def add(sums, part):
         return jax.tree.map(jnp.add, sums, jax.value_and_grad(loss)(params, *part)), None
 
-    parts = -(-len(coefficients) // microbatch_size(model.config.modes))
+    parts = -(-len(rows) // microbatch_size(math.prod(rows.shape[1:])))
     if parts == 1:
-        return jax.value_and_grad(loss)(params, coefficients, weights)
-    missing = -len(coefficients) % parts
-    coefficients = jnp.pad(coefficients, ((0, missing), (0, 0), (0, 0))).reshape(parts, -1, *coefficients.shape[1:])
+        return jax.value_and_grad(loss)(params, rows, weights)
+    missing = -len(rows) % parts
+    rows = jnp.pad(rows, ((0, missing), *[(0, 0)] * (rows.ndim - 1))).reshape(parts, -1, *rows.shape[1:])
     weights = jnp.pad(weights, (0, missing)).reshape(parts, -1)
     zeros = jnp.zeros((), weights.dtype), jax.tree.map(jnp.zeros_like, params)
-    return lax.scan(add, zeros, (coefficients, weights))[0]
+    return lax.scan(add, zeros, (rows, weights))[0]
 
 
 def train_step(
-    model: SpectralAutoencoder,
+    model: TrainedPart,
     state: TrainState,
-    coefficients: Float[Array, "batch freq 3"],
+    rows: Float[Array, "batch *row"],
     learning_rate: Float[Array, ""] | float,
     *,
     weights: Float[Array, "batch"] | None = None,
     config: TrainConfig = TrainConfig(),
+    constants: Any = None,
     axis: str | None = None,
 ) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
     """Take one Adam step (beta1 0.9, eps 1e-8, no weight decay); return state, loss, gradient norm.
@@ -82,7 +97,7 @@ def train_step(
     Inside a `shard_map` over `axis`, each device passes its part of the batch. Loss and gradients are summed over the
     devices, which then all take the same step.
     """
-    loss, gradient = loss_and_gradient(model, state.params, coefficients, weights, config.precision)
+    loss, gradient = loss_and_gradient(model, state.params, rows, weights, config.precision, config.loss, constants)
     if axis and jax.process_count() > 1:  # one exchange: on CPUs several can meet in the wrong order and deadlock
         flat, unravel = jax.flatten_util.ravel_pytree((loss, gradient))
         loss, gradient = unravel(lax.psum(flat, axis))
@@ -105,19 +120,28 @@ def train_step(
 
 @functools.partial(jax.jit, static_argnames="model")
 def validate(
-    model: SpectralAutoencoder,
+    model: Network | TrainedPart,
     params: Any,
-    modes: Float[Array, "vertex freq"],
-    coefficients: Float[Array, "mesh freq 3"],
+    modes: Float[Array, "vertex freq"] | Principal,
+    rows: Float[Array, "mesh *row"],
     vertices: Float[Array, "mesh vertex 3"],
+    constants: Any = None,
 ) -> tuple[Float[Array, "mesh"], Float[Array, "mesh"]]:
-    """Per mesh: mean vertex error in mm against the original vertices, and mean squared coefficient error."""
+    """Per mesh: mean vertex error in mm against the original vertices, and mean squared coefficient error.
 
-    def batch_errors(coefficients, vertices):
-        decoded: Any = model.apply({"params": params}, coefficients)
-        reconstructed = jnp.einsum("vf,bfc->bvc", modes, decoded)
+    Rows are coefficients, or scores of the residual network's trained part; `modes` are then its directions as
+    displacements of vertices.
+    """
+
+    def batch_errors(rows, vertices):
+        decoded: Any = model.apply(networks.variables(params, constants), rows)
+        if isinstance(modes, Principal):
+            reconstructed = principal.reconstruct(modes, decoded[:, :-1])
+        else:
+            reconstructed = jnp.einsum("vf,bfc->bvc", modes, decoded)
         errors_mm = vertex_errors_mm(reconstructed, vertices).mean(axis=-1)
-        return errors_mm, jnp.mean(jnp.square(decoded - coefficients), axis=(1, 2))
+        squared = jnp.square(decoded - rows).sum(axis=tuple(range(1, rows.ndim)))
+        return errors_mm, squared / (3 * model.config.modes)
 
     with jax.default_matmul_precision("highest"):
-        return map_batches(batch_errors, VALIDATION_BATCH, coefficients, vertices)
+        return map_batches(batch_errors, VALIDATION_BATCH, rows, vertices)

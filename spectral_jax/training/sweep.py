@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from spectral_jax.files.progress import SILENT, Progress
-from spectral_jax.network.autoencoder import SpectralAutoencoder
+from spectral_jax.network import networks
 from spectral_jax.network.config import ModelConfig
 from spectral_jax.training.batches import FitData, num_steps, shuffling_key
 from spectral_jax.training.config import TrainConfig
@@ -43,13 +43,14 @@ def sweep(
     *,
     seeds: Sequence[int],
     rates: Sequence[float],
+    constants: Any = None,
     progress: Progress = SILENT,
 ) -> list[Trial]:
     """Train a network with every seed and learning rate at once; each trial is what `fit` would do with it alone.
 
     All trials share the coefficients on the device. A trial that diverges does not disturb the others.
     """
-    context = TrainContext(SpectralAutoencoder(model_config), config)
+    context = TrainContext(networks.trained_part(networks.build(model_config)), config)
     task = f"{model_config.modes:,} modes, latent {model_config.latent_size}"
     configs = [dataclasses.replace(config, seed=seed, learning_rate=rate) for seed in seeds for rate in rates]
     trials = [Trial(c.seed, c.learning_rate, []) for c in configs]
@@ -57,7 +58,7 @@ def sweep(
     validation_mm: list[float | None] = [None] * len(configs)
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(init_state(model_config, c) for c in configs))
     keys = jnp.stack([shuffling_key(c.seed) for c in configs])
-    train, *test = jax.device_put(tuple(data))
+    train, *test = jax.device_put((*data, constants))
     steps, every, epoch = num_steps(len(train), config.batch_size), config.validate_every, 0
     progress.update(task, 0, config.epochs)
     while epoch < config.epochs:
@@ -65,7 +66,7 @@ def sweep(
         ahead = np.stack([learning_rates(c, plateau, mm, epoch, steps) for c, plateau, mm in arguments])
         count = min(ahead.shape[1], every - epoch % every, config.epochs - epoch)
         taken = StepRange(np.int32(epoch), np.int32(count), np.int32(0), np.int32(steps), ahead)
-        states = _train(context, states, train, keys, taken)
+        states = _train(context, states, train, keys, taken, test[-1])
         epoch += count
         due, errors = epoch % every == 0, None
         if due or epoch == config.epochs:
@@ -82,11 +83,12 @@ def sweep(
 
 
 @functools.partial(jax.jit, static_argnames="context", donate_argnames="states")
-def _train(context, states, coefficients, keys, steps):
+def _train(context, states, coefficients, keys, steps, constants):
     """`train_epochs` for every trial: states, keys and learning rates have a leading axis trial."""
     by_rate = StepRange(epoch=None, count=None, start=None, stop=None, learning_rates=0)
     epochs = functools.partial(train_epochs, context)
-    return jax.vmap(epochs, in_axes=(0, None, None, 0, by_rate))(states, EpochMetrics(), coefficients, keys, steps)[0]
+    trials = jax.vmap(epochs, in_axes=(0, None, None, 0, by_rate, None))
+    return trials(states, EpochMetrics(), coefficients, keys, steps, constants)[0]
 
 
 @functools.partial(jax.jit, static_argnames="model")
