@@ -46,8 +46,8 @@ def init_params(config: ModelConfig, key: Array) -> dict:
     """Initialise the parameters of a network, float32."""
     if config.network == "sae-lp":
         return autoencoder.init_params(config, key)
-    rows = jnp.zeros((1, config.directions + 1))
-    return ScoreAutoencoder(config).init(key, rows)["params"]
+    initialised: Any = ScoreAutoencoder(config).init(key, jnp.zeros((1, config.directions + 1)))
+    return initialised["params"]
 
 
 def constant_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
