@@ -17,7 +17,8 @@ from rich.table import Table
 from spectral_jax.commands.console import Bars
 from spectral_jax.commands.dataset import data_source, open_data
 from spectral_jax.files import atomic
-from spectral_jax.training.config import Schedule, TrainConfig
+from spectral_jax.network.config import Network
+from spectral_jax.training.config import RECIPES, Schedule, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Sweep:
     """The folder to write sweep.json and sweep.html to."""
     data: str = "demo"
     """A prepared dataset folder, a dataset of the PyTorch systems, or the word demo."""
+    network: Network = "sae-lp"
+    """The network: sae-lp or residual, which is trained on principal scores and its recipe's loss."""
     latent_sizes: tuple[int, ...] = (8, 16, 32, 64)
     """Numbers of values in a latent vector."""
     modes: tuple[int, ...] = ()
@@ -54,16 +57,18 @@ class Sweep:
     def __call__(self) -> None:
         from spectral_jax.data import dataset
         from spectral_jax.network.config import ModelConfig
-        from spectral_jax.training import sweep
+        from spectral_jax.training import scores, sweep
         from spectral_jax.training.batches import FitData
 
         names = ("epochs", "batch_size", "beta2", "schedule", "validate_every")
-        config = TrainConfig(**{name: getattr(self, name) for name in names})
+        config = TrainConfig(loss=RECIPES[self.network].loss, **{name: getattr(self, name) for name in names})
         for rate in self.learning_rates:
             dataclasses.replace(config, learning_rate=rate)  # raises ValueError for an unusable rate
         data = open_data(self.data)
         options = {name: getattr(self, name) for name in names}
         options |= {"seeds": list(self.seeds), "learning_rates": list(self.learning_rates)}
+        if self.network != Sweep.network:  # absent from the records of earlier versions
+            options["network"] = self.network
         record = load(self.out / "sweep.json", {"data": data_source(self.data, data), **options})
         counts = self.modes or (min(ModelConfig.modes, data.basis.num_modes),)
         with Bars() as bars:
@@ -81,11 +86,13 @@ class Sweep:
                 continue
             phi, coefficients = data.basis.modes[:, :modes], test.coefficients[:, :modes]
             fit_data = FitData(train.coefficients[:, :modes], phi, coefficients, test.vertices)
-            model = ModelConfig(modes, latent_size)
+            model, trained_on, constants = ModelConfig(modes, latent_size, network=self.network), fit_data, None
+            if self.network == "residual":
+                model, constants = scores.fit_constants(model, train.coefficients[:, :modes])
+                trained_on = scores.from_coefficients(fit_data, constants)
+            options = {"seeds": self.seeds, "rates": self.learning_rates, "constants": constants}
             with Bars() as bars:
-                trials = sweep.sweep(
-                    model, config, fit_data, seeds=self.seeds, rates=self.learning_rates, progress=bars
-                )
+                trials = sweep.sweep(model, config, trained_on, **options, progress=bars)
             network = {"modes": modes, "latent_size": latent_size, **baselines(fit_data, latent_size)}
             network["error_mm"] = min((t.error_mm for t in trials if math.isfinite(t.error_mm)), default=None)
             network["trials"] = [

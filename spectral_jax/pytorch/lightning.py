@@ -324,7 +324,8 @@ def export_checkpoint(run_folder: Path, target: Path) -> list[str]:
     """Write a run's last checkpoint as `target`, and its options as infos.json beside it. Returns warnings.
 
     The published code expects checkpoints/JOB/last.ckpt. It knows no mass, so that of a cotangent basis is written as
-    mass.npy (vertex,) beside it. Raises ValueError naming a file that exists, or a folder that is not a run.
+    mass.npy (vertex,) beside it. Raises ValueError naming a file that exists, or a folder that is not a run
+    of SAE-LP.
     """
     infos, mass_file, basis_file = target.with_name("infos.json"), target.with_name(MASS), run_folder / run.BASIS_FILE
     mass = spectral.load(basis_file).mass if basis_file.is_file() else None
@@ -332,6 +333,8 @@ def export_checkpoint(run_folder: Path, target: Path) -> list[str]:
         if path.exists():
             raise ValueError(f"{path} exists already")
     config = run.load_config(run_folder)
+    if config.model.network != "sae-lp":
+        raise ValueError(f"{run_folder}: the PyTorch code has no {config.model.network} network, only sae-lp")
     position = checkpoint.restore(run_folder / "last", config.model, config.train)
     job_id = target.absolute().parent.name
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,6 @@ import psutil
 
 from spectral_jax.data.dataset import Data, read_split
 from spectral_jax.files.progress import SILENT, Progress
-from spectral_jax.network import principal, residual
 from spectral_jax.network.config import ModelConfig
 from spectral_jax.training import batches, devices, scores
 from spectral_jax.training.batches import FitData, StreamedData
@@ -76,14 +75,8 @@ def fit_principal(
     too many modes or fewer than 2 meshes.
     """
     coefficients = read_split(data, "train", model.modes, progress=progress).coefficients
-    directions = residual.num_directions(model, len(coefficients))
-    fitted = principal.fit(coefficients, directions)
-    batch_size = min(config.batch_size, len(coefficients))
-    return (
-        dataclasses.replace(model, directions=directions),
-        dataclasses.replace(config, batch_size=batch_size),
-        residual.constants(fitted),
-    )
+    fitted, constants = scores.fit_constants(model, coefficients)
+    return fitted, dataclasses.replace(config, batch_size=min(config.batch_size, len(coefficients))), constants
 
 
 def _read_scores(data: Data, modes: int, constants: dict[str, Any], progress: Progress) -> FitData:
@@ -97,5 +90,5 @@ def _read_scores(data: Data, modes: int, constants: dict[str, Any], progress: Pr
     test = read_split(data, "test", modes, every, progress)
     if test.vertices is None:
         raise ValueError(f"{data.path}: the test split has no original vertices to validate against")
-    moved = scores.displacements(data.basis, constants)
+    moved = scores.displacements(data.basis.modes[:, :modes], constants)
     return FitData(train, moved, scores.all_rows(constants, [test.coefficients]), test.vertices)

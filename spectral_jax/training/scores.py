@@ -7,6 +7,8 @@ depends neither on the number of modes nor on that of vertices.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,12 +17,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from spectral_jax.basis import spectral
-from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.network import principal, residual
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.network.principal import Principal
+from spectral_jax.training.batches import FitData
 
-CHUNK = 1024  # meshes whose scores are computed at a time
+
+def fit_constants(
+    model: ModelConfig, coefficients: Float[np.ndarray, "mesh freq 3"]
+) -> tuple[ModelConfig, dict[str, Any]]:
+    """The constants of a residual network for the meshes of a train split, and its options with their directions.
+
+    There are at most as many directions as meshes less one. Raises ValueError for fewer than 2 meshes.
+    """
+    count = residual.num_directions(model, len(coefficients))
+    constants = residual.constants(principal.fit(coefficients, count))
+    return dataclasses.replace(model, directions=count), constants
 
 
 @jax.jit
@@ -34,15 +46,22 @@ def to_rows(
     return jnp.concatenate([scores, norm[:, None]], axis=1)
 
 
-def all_rows(constants: dict[str, Any], blocks: Iterable[np.ndarray]) -> Float[np.ndarray, "mesh row"]:
+def all_rows(constants: dict[str, Any], blocks: Iterable[Array | np.ndarray]) -> Float[np.ndarray, "mesh row"]:
     """The training rows of blocks of coefficients, one block after the other."""
     components = jax.device_put(residual.principal_of(constants))
     rows = [np.asarray(to_rows(components, block)) for block in blocks]
     return np.concatenate(rows) if rows else np.zeros((0, len(constants["scales"]) + 1), np.float32)
 
 
-def displacements(basis: SpectralBasis, constants: dict[str, Any]) -> Principal:
+def displacements(modes: Float[Array | np.ndarray, "vertex freq"], constants: dict[str, Any]) -> Principal:
     """The mean and the principal directions as vertices instead of coefficients, metres."""
     mean, components, deviations = residual.principal_of(constants)
-    mean, components = (np.asarray(spectral.reconstruct(basis, x)) for x in (mean, components))
-    return Principal(mean, components, deviations)
+    to_vertices = functools.partial(jnp.einsum, "vf,...fc->...vc", modes, precision="highest")
+    return Principal(np.asarray(to_vertices(mean)), np.asarray(to_vertices(components)), deviations)
+
+
+def from_coefficients(data: FitData, constants: dict[str, Any]) -> FitData:
+    """The data that the residual network trains on, from arrays of coefficients."""
+    train, modes, test, vertices = data
+    train, test = (all_rows(constants, [np.asarray(coefficients)]) for coefficients in (train, test))
+    return FitData(train, displacements(np.asarray(modes), constants), test, vertices)

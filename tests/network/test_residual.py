@@ -1,0 +1,100 @@
+"""The residual network: it starts as PCA, and training it on scores is training it on coefficients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spectral_jax.network import networks, principal, residual
+from spectral_jax.network.config import ModelConfig
+from spectral_jax.training import scores
+from spectral_jax.training.step import loss_and_gradient
+
+SMALL = {"network": "residual", "latent_size": 4, "hidden_size": 16}
+
+
+def meshes(count, modes, seed=0):
+    """Coefficients whose variance falls with the mode, about a mean."""
+    rng = np.random.default_rng(seed)
+    decay = 0.9 ** np.arange(modes)[:, None]
+    return jnp.asarray((rng.standard_normal((count, modes, 3)) + 2) * decay, jnp.float32)
+
+
+def fitted(coefficients, directions):
+    config = ModelConfig(coefficients.shape[1], directions=directions, **SMALL)
+    constants = residual.constants(principal.fit(np.asarray(coefficients), directions))
+    return config, networks.init_params(config, jax.random.key(0)), constants
+
+
+def moved(params, seed=1):
+    """Parameters of a network that is not PCA any more."""
+    leaves, structure = jax.tree.flatten(params)
+    rng = np.random.default_rng(seed)
+    noisy = [leaf + 0.1 * rng.standard_normal(leaf.shape).astype(np.float32) for leaf in leaves]
+    return jax.tree.unflatten(structure, noisy)
+
+
+@pytest.mark.parametrize(("count", "directions"), [(40, 20), (6, 5), (3, 2)])
+def test_the_untrained_network_is_pca(count, directions):
+    """Also where there are fewer directions than latents."""
+    coefficients = meshes(count, 12)
+    config, params, constants = fitted(coefficients, directions)
+    found = networks.build(config).apply(networks.variables(params, constants), coefficients)
+    components = principal.fit(np.asarray(coefficients), directions)
+    expected = principal.reconstruct(components, principal.project(components, coefficients)[:, :4])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["squared", "distance"])
+def test_loss_and_gradient_on_scores_are_those_on_coefficients(kind):
+    coefficients, held_out = meshes(30, 12), meshes(10, 12, seed=5)
+    config, params, constants = fitted(coefficients, 8)  # of 29: the rest is in the last column of the rows
+    params, network = moved(params), networks.build(config)
+    rows = jnp.asarray(scores.all_rows(constants, [held_out]))
+    assert rows.shape == (10, 9)
+    with jax.default_matmul_precision("highest"):
+        loss, gradient = loss_and_gradient(network, params, held_out, None, "highest", kind, constants)
+        on_scores = loss_and_gradient(networks.trained_part(network), params, rows, None, "highest", kind, constants)
+    np.testing.assert_allclose(on_scores[0], loss, rtol=1e-5)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient))
+    for ours, theirs in zip(jax.tree.leaves(on_scores[1]), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest)
+
+
+def test_a_mesh_without_error_has_a_finite_gradient():
+    coefficients = meshes(1, 12).repeat(4, axis=0) + jnp.eye(4, 12)[:, :, None]
+    config, params, constants = fitted(coefficients, 3)
+    rows = jnp.asarray(scores.all_rows(constants, [jnp.asarray(constants["mean"])[None]]))
+    model = networks.trained_part(networks.build(config))
+    _, gradient = loss_and_gradient(model, params, rows, None, "highest", "distance", constants)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_directions_that_do_not_vary_divide_by_nothing():
+    coefficients = meshes(2, 12).repeat(3, axis=0)  # one direction varies, five are asked for
+    config, params, constants = fitted(coefficients, 5)
+    assert (constants["scales"] > 0).all()
+    found = networks.build(config).apply(networks.variables(params, constants), coefficients)
+    np.testing.assert_allclose(found, coefficients, atol=1e-5)
+
+
+def test_what_fits_no_network_is_refused():
+    coefficients = meshes(10, 12)
+    config, params, constants = fitted(coefficients, 5)
+    network, variables = networks.build(config), networks.variables(params, constants)
+    with pytest.raises(ValueError, match=r"\(batch, 12, 3\).*\(10, 11, 3\)"):
+        network.apply(variables, coefficients[:, :11])
+    with pytest.raises(ValueError, match=r"\(batch, 4\).*\(10, 3\)"):
+        network.apply(variables, jnp.zeros((10, 3)), method="decode")
+    with pytest.raises(ValueError, match=r"\(batch, 6\).*\(10, 12, 3\)"):
+        networks.trained_part(network).apply(variables, coefficients)
+    for options, said in (
+        ({"network": "residual", "conv_size": 5}, "residual has no conv size"),
+        ({"hidden_size": 8}, "sae-lp has no hidden size"),
+        ({"network": "pca"}, "sae-lp, residual, not 'pca'"),
+        ({"network": "residual", "directions": 0}, "directions must be at least 1, not 0"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ModelConfig(**options)
+    with pytest.raises(ValueError, match="at least 2 meshes, the train split has 1"):
+        residual.num_directions(config, 1)

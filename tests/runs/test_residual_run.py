@@ -1,0 +1,156 @@
+"""Runs of the residual network: trained, resumed, exported and used like any other, and never worse than PCA."""
+
+import functools
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from helpers import Stopping, sphere_examples
+
+import spectral_jax as sj
+from spectral_jax.basis import spectral
+from spectral_jax.cli import main
+from spectral_jax.data import writer
+from spectral_jax.network import networks
+from spectral_jax.paths import interpolate
+from spectral_jax.runs import bundle, checkpoint
+from spectral_jax.runs.logs import read_log
+
+SWEEP = ["--epochs", "2", "--latent-sizes", "3", "--batch-size", "8", "--validate-every", "1"]
+OPTIONS = {"network": "residual", "latent_size": 3, "hidden_size": 32, "epochs": 20, "validate_every": 5}
+
+
+@pytest.fixture(scope="module")
+def trained(data_folder, tmp_path_factory):
+    return sj.train(data_folder, tmp_path_factory.mktemp("runs") / "residual", batch_size=16, **OPTIONS)
+
+
+def test_the_recipe_is_its_own_and_the_error_below_pca(trained, data_folder):
+    assert (trained.config.train.schedule, trained.config.train.loss) == ("cosine", "distance")
+    assert trained.config.model.directions == 43  # of 44 meshes
+    summary = sj.evaluate(trained)
+    assert summary.mean_mm < 0.9 * summary.pca_mm
+    lines = read_log(trained.path)
+    assert [line["epoch"] for line in lines if "spatial_validation_loss" in line] == [0, 5, 10, 15, 20]
+    assert lines[0]["spatial_validation_loss"] == pytest.approx(summary.pca_mm, rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [2, 12])
+def test_it_is_never_worse_than_pca(sphere, sphere_basis, tmp_path, count):
+    """On meshes fewer than directions and batch, and with a learning rate that ruins it."""
+    kept = spectral.truncate(sphere_basis, 32)
+    splits = {
+        "train": sphere_examples(sphere, kept, count, 1, False),
+        "test": sphere_examples(sphere, kept, 9, 2, True),
+    }
+    data = writer.write(tmp_path / "few", kept, sphere, splits, {"recipe": "test"})
+    run = sj.train(data, tmp_path / "run", learning_rate=0.5, **OPTIONS)
+    assert (run.config.model.directions, run.config.train.batch_size) == (count - 1, count)
+    summary = sj.evaluate(run)
+    assert summary.mean_mm <= summary.pca_mm * (1 + 1e-4)
+
+
+def test_stopped_and_resumed_it_is_the_uninterrupted_run(trained, data_folder, tmp_path):
+    folder = tmp_path / "stopped"
+    sj.train(data_folder, folder, batch_size=16, progress=Stopping([False, False, True]), **OPTIONS)
+    assert sj.load_run(folder, "last").epoch < 20
+    sj.train(data_folder, folder, resume=True)
+    for which in ("last", "best"):
+        ours, whole = (sj.load_run(path, which) for path in (folder, trained.path))
+        assert ours.epoch == whole.epoch
+        jax.tree.map(np.testing.assert_array_equal, ours.params, whole.params)
+    jax.tree.map(np.testing.assert_array_equal, ours.constants, whole.constants)
+
+
+def test_the_best_checkpoint_is_what_is_loaded(trained):
+    best = checkpoint.restore(trained.path / "best", trained.config.model, trained.config.train)
+    assert sj.load_run(trained.path).epoch == best.epoch
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_a_release_holds_all_of_it(trained, data_folder, tmp_path, suffix):
+    file, folder = tmp_path / f"release{suffix}", tmp_path / "imported"
+    bundle.save_release(file, trained)
+    bundle.import_release(file, folder, sj.open_data(data_folder).basis, str(data_folder))
+    coefficients = np.stack([example.coefficients for example in sj.open_data(data_folder).splits["test"]])
+    ours, theirs = (sj.Codec.of(sj.load_run(path)).reconstruct(coefficients) for path in (folder, trained.path))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_damaged_constants_are_named(trained, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(trained.path, folder)
+    with np.load(folder / "constants.npz") as file:
+        constants = dict(file)
+    for changed, said in (
+        ({**constants, "scales": constants["scales"][:5]}, r"scales is float32 \(5,\), not float32 \(43,\)"),
+        ({**constants, "mean": np.full_like(constants["mean"], np.nan)}, "mean has 96 values that are not finite"),
+        ({"mean": constants["mean"], "scales": constants["scales"]}, r"directions \(43, 32, 3\) is missing"),
+    ):
+        np.savez(folder / "constants.npz", **changed)
+        with pytest.raises(ValueError, match=rf"constants\.npz: .*{said}"):
+            sj.load_run(folder)
+    (folder / "constants.npz").unlink()
+    with pytest.raises(ValueError, match=r"constants\.npz .* is missing"):
+        sj.load_run(folder)
+
+
+def test_every_command_takes_it(trained, data_folder, tmp_path, capsys):
+    run, out = str(trained.path), str(tmp_path / "out")
+    for command in (
+        ["eval", run, "--json", f"{out}.json"],
+        ["report", run, "--out", f"{out}.html"],
+        ["encode", str(data_folder), f"{out}-latents.npz", "--run", run],
+        ["decode", f"{out}-latents.npz", f"{out}-meshes.npz", "--run", run],
+        [
+            "interpolate",
+            run,
+            "--from",
+            "0",
+            "--to",
+            "1",
+            "--method",
+            "geodesic",
+            "--steps",
+            "5",
+            "--out",
+            f"{out}-path",
+        ],
+        ["sample", run, "--count", "3", "--out", f"{out}-samples"],
+        ["export", run, f"{out}.npz"],
+        ["import", f"{out}.npz", f"{out}-run", "--data", str(data_folder)],
+        ["sweep", "--network", "residual", "--data", str(data_folder), "--out", f"{out}-sweep", *SWEEP],
+    ):
+        assert main(command) == 0, (command, capsys.readouterr().err)
+    assert json.loads((tmp_path / "out.json").read_text())["mean_mm"] == pytest.approx(sj.evaluate(trained).mean_mm)
+    capsys.readouterr()
+    assert main(["convert", run, f"{out}.ckpt"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "residual" in error
+
+
+def test_the_metric_of_scores_is_that_of_coefficients(trained, data_folder):
+    codec = sj.Codec.of(trained)
+    coefficients = np.stack([example.coefficients for example in sj.open_data(data_folder).splits["test"]])[:2]
+    start, end = codec.encode(coefficients)
+    decode = functools.partial(trained.model.apply, trained.variables, method="decode")
+    whole = jax.jit(lambda start, end: interpolate.geodesic(decode, start, end, 8))(start, end)
+    found = interpolate.codec_geodesic(codec, start, end, 8)
+    np.testing.assert_allclose(found.energy, whole.energy, rtol=1e-4)
+    np.testing.assert_allclose(found.straight_energy, whole.straight_energy, rtol=1e-4)
+
+
+def test_the_command_line_trains_it_with_its_recipe(data_folder, tmp_path, capsys):
+    folder = tmp_path / "run"
+    command = ["train", "--data", str(data_folder), "--run", str(folder), "--network", "residual"]
+    assert main([*command, "--epochs", "3", "--validate-every", "1"]) == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["model"]["network"], config["train"]["learning_rate"]) == ("residual", 2e-3)
+    assert main([*command, "--epochs", "4", "--resume"]) == 0
+    assert sj.load_run(folder, "last").epoch == 4
+    assert main([*command, "--conv-size", "5", "--overwrite"]) == 2
+    assert "residual has no conv size" in capsys.readouterr().err
+    assert networks.build(sj.load_run(folder).config.model) == sj.load_run(folder).model
