@@ -177,7 +177,7 @@ class Sample:
         from spectral_jax.basis import spectral
         from spectral_jax.data import dataset
         from spectral_jax.geometry.mesh import Mesh, write_mesh
-        from spectral_jax.network import principal
+        from spectral_jax.network import density
 
         if self.count < 1:
             raise ValueError(f"--count must be at least 1, not {self.count}")
@@ -186,8 +186,8 @@ class Sample:
         opened = open_run(self.run, self.data)
         with Bars() as bars:
             train = dataset.read_split(opened.data, "train", opened.num_modes, progress=bars).coefficients
-        gaussian = principal.fit_gaussian(opened.codec.encode(train))
-        latents = principal.sample(jax.random.key(self.seed), gaussian, self.count)
+        gaussian = density.fit_gaussian(opened.codec.encode(train))
+        latents = density.sample(jax.random.key(self.seed), gaussian, self.count)
         coefficients = opened.codec.decode(latents)
         self.out.mkdir(parents=True, exist_ok=True)
         faces = np.asarray(opened.basis.faces)

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spectral_jax.network.principal import fit_gaussian
+from spectral_jax.network.density import fit_gaussian
 from spectral_jax.paths.measures import measure, round_trip
 
 AMOUNTS = np.linspace(0, 1, 9, dtype=np.float32)[:, None, None]
