@@ -154,7 +154,7 @@ class Interpolate:
 
 @dataclass(frozen=True)
 class Sample:
-    """Generate meshes: decode random latents of a Gaussian fitted to the latents of the train split."""
+    """Generate meshes: decode random latents of a density fitted to the latents of the train split."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
@@ -162,6 +162,8 @@ class Sample:
     """The folder to write: 000.ply, ..., and samples.npz."""
     count: int = 8
     """Number of meshes."""
+    density: Literal["mixture", "gaussian"] = "mixture"
+    """Draw from a mixture of Gaussians, whose meshes are nearer to those of the train split, or from one Gaussian."""
     seed: int = 0
     """Seed of the latents."""
     data: str | None = None
@@ -186,8 +188,10 @@ class Sample:
         opened = open_run(self.run, self.data)
         with Bars() as bars:
             train = dataset.read_split(opened.data, "train", opened.num_modes, progress=bars).coefficients
-        gaussian = density.fit_gaussian(opened.codec.encode(train))
-        latents = density.sample(jax.random.key(self.seed), gaussian, self.count)
+        fit = density.fit_mixture if self.density == "mixture" else density.fit_gaussian
+        with console.status(f"fitting: {self.density}"):
+            fitted = fit(opened.codec.encode(train))
+        latents = density.sample(jax.random.key(self.seed), fitted, self.count)
         coefficients = opened.codec.decode(latents)
         self.out.mkdir(parents=True, exist_ok=True)
         faces = np.asarray(opened.basis.faces)

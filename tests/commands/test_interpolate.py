@@ -102,6 +102,15 @@ def test_samples_filtered_and_mixed_meshes_are_written(trained, tmp_path, capsys
     folder = str(trained / "runs" / "demo")
     assert main(["sample", folder, "--count", "3", "--out", str(tmp_path / "s"), "--format", "obj"]) == 0
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["000.obj", "001.obj", "002.obj", "samples.npz"]
+    drawn = {}
+    for density in ("gaussian", "mixture"):  # 44 latents of the train split allow a mixture of one part
+        out = tmp_path / density
+        assert main(["sample", folder, "--count", "3", "--out", str(out), "--density", density]) == 0
+        with np.load(out / "samples.npz") as file:
+            drawn[density] = file["latents"]
+    with np.load(tmp_path / "s" / "samples.npz") as file:
+        np.testing.assert_array_equal(file["latents"], drawn["mixture"])
+    assert not np.array_equal(drawn["gaussian"], drawn["mixture"])
     assert main(["filter", folder, "1", "--modes", "8", "--out", str(tmp_path / "low.ply")]) == 0
     assert main(["mix", folder, "--low", "1", "--high", "4", "--cut", "8", "--out", str(tmp_path / "mix.ply")]) == 0
     assert main(["filter", folder, "1", "--modes", "4", "--out", str(tmp_path / "low.ply")]) == 2
