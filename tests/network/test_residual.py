@@ -86,8 +86,8 @@ def test_what_fits_no_network_is_refused():
         network.apply(variables, coefficients[:, :11])
     with pytest.raises(ValueError, match=r"\(batch, 4\).*\(10, 3\)"):
         network.apply(variables, jnp.zeros((10, 3)), method="decode")
-    with pytest.raises(ValueError, match=r"\(batch, 6\).*\(10, 12, 3\)"):
-        networks.trained_part(network).apply(variables, coefficients)
+    with pytest.raises(ValueError, match=r"\(batch, 6\).*\(10, 5\)"):
+        networks.trained_part(network).apply(variables, jnp.zeros((10, 5)))
     for options, said in (
         ({"network": "residual", "conv_size": 5}, "residual has no conv size"),
         ({"hidden_size": 8}, "sae-lp has no hidden size"),

@@ -54,7 +54,7 @@ def test_summary_against_numpy(splits, tmp_path, modes):
     assert summary.pca_mm == pytest.approx(mean_error_mm(basis, projected, test.vertices), rel=1e-4)
 
 
-def test_a_run_is_evaluated_in_one_line(data_folder, tmp_path):
+def test_a_run_is_evaluated_in_one_line(data_folder, tmp_path, capsys):
     import spectral_jax as sj
     from spectral_jax.cli import main
 
@@ -69,6 +69,10 @@ def test_a_run_is_evaluated_in_one_line(data_folder, tmp_path):
     assert summary == sj.evaluate(run, data) == sj.evaluate(str(tmp_path / "run")) == expected
     assert main(["eval", str(tmp_path / "run"), "--json", str(tmp_path / "new" / "errors.json")]) == 0
     assert json.loads((tmp_path / "new" / "errors.json").read_text()) == dataclasses.asdict(expected)
+    assert main(["eval", str(tmp_path / "run"), "--measures", "--json", str(tmp_path / "errors.json")]) == 0
+    record = json.loads((tmp_path / "errors.json").read_text())
+    assert record["shape_models"]["pca"]["generalisation_mm"] == pytest.approx(expected.pca_mm, rel=1e-3)
+    assert "specificity, mixture" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"no split 'vald', .*train, test"):
         sj.evaluate(run, data, split="vald")
 

@@ -19,7 +19,7 @@ from spectral_jax.runs import bundle, checkpoint
 from spectral_jax.runs.logs import read_log
 
 SWEEP = ["--epochs", "2", "--latent-sizes", "3", "--batch-size", "8", "--validate-every", "1"]
-OPTIONS = {"network": "residual", "latent_size": 3, "hidden_size": 32, "epochs": 20, "validate_every": 5}
+OPTIONS = {"network": "residual", "latent_size": 3, "hidden_size": 32, "epochs": 100, "validate_every": 25}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_the_recipe_is_its_own_and_the_error_below_pca(trained, data_folder):
     summary = sj.evaluate(trained)
     assert summary.mean_mm < 0.9 * summary.pca_mm
     lines = read_log(trained.path)
-    assert [line["epoch"] for line in lines if "spatial_validation_loss" in line] == [0, 5, 10, 15, 20]
+    assert [line["epoch"] for line in lines if "spatial_validation_loss" in line] == [0, 25, 50, 75, 100]
     assert lines[0]["spatial_validation_loss"] == pytest.approx(summary.pca_mm, rel=1e-4)
 
 
@@ -55,7 +55,7 @@ def test_it_is_never_worse_than_pca(sphere, sphere_basis, tmp_path, count):
 def test_stopped_and_resumed_it_is_the_uninterrupted_run(trained, data_folder, tmp_path):
     folder = tmp_path / "stopped"
     sj.train(data_folder, folder, batch_size=16, progress=Stopping([False, False, True]), **OPTIONS)
-    assert sj.load_run(folder, "last").epoch < 20
+    assert sj.load_run(folder, "last").epoch < 100
     sj.train(data_folder, folder, resume=True)
     for which in ("last", "best"):
         ours, whole = (sj.load_run(path, which) for path in (folder, trained.path))
