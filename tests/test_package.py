@@ -6,7 +6,7 @@ import zipfile
 import pytest
 from helpers import ROOT
 
-HEAVY = "flax optax orbax tensorflow_datasets tensorflow grain viser torch trimesh body_models scipy"
+HEAVY = "flax optax orbax tensorflow_datasets tensorflow grain viser torch trimesh body_models scipy sklearn"
 
 
 def loaded_by(module, packages):
