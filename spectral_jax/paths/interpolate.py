@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from spectral_jax.network.codec import Codec
+from spectral_jax.network.codec import Codec, decode_rows_batch
 
 DAMPINGS = (1e-6, 1e-2, 1.0, 1e1, 1e3)  # tried at once: from a Gauss-Newton step to a short one down the gradient
 

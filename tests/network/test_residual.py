@@ -91,7 +91,6 @@ def test_what_fits_no_network_is_refused():
     for options, said in (
         ({"network": "residual", "conv_size": 5}, "residual has no conv size"),
         ({"hidden_size": 8}, "sae-lp has no hidden size"),
-        ({"network": "pca"}, "sae-lp, residual, not 'pca'"),
         ({"network": "residual", "directions": 0}, "directions must be at least 1, not 0"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -19,21 +19,33 @@ from spectral_jax.runs import bundle, checkpoint
 from spectral_jax.runs.logs import read_log
 
 SWEEP = ["--epochs", "2", "--latent-sizes", "3", "--batch-size", "8", "--validate-every", "1"]
-OPTIONS = {"network": "residual", "latent_size": 3, "hidden_size": 32, "epochs": 100, "validate_every": 25}
+OPTIONS = {"network": "residual", "latent_size": 3, "hidden_size": 32, "epochs": 40, "validate_every": 10}
 
 
 @pytest.fixture(scope="module")
-def trained(data_folder, tmp_path_factory):
-    return sj.train(data_folder, tmp_path_factory.mktemp("runs") / "residual", batch_size=16, **OPTIONS)
+def spheres(sphere, sphere_basis, tmp_path_factory):
+    """A prepared dataset of 400 train and 9 test spheres with 32 modes: shapes of four numbers each."""
+    return write(tmp_path_factory.mktemp("data") / "spheres", sphere, sphere_basis, 400)
 
 
-def test_the_recipe_is_its_own_and_the_error_below_pca(trained, data_folder):
+def write(folder, sphere, basis, count):
+    kept = spectral.truncate(basis, 32)
+    train, test = (sphere_examples(sphere, kept, *which) for which in ((count, 1, False), (9, 2, True)))
+    return writer.write(folder, kept, sphere, {"train": train, "test": test}, {"recipe": "test"})
+
+
+@pytest.fixture(scope="module")
+def trained(spheres, tmp_path_factory):
+    return sj.train(spheres, tmp_path_factory.mktemp("runs") / "residual", **OPTIONS)
+
+
+def test_the_recipe_is_its_own_and_the_error_below_pca(trained, spheres):
     assert (trained.config.train.schedule, trained.config.train.loss) == ("cosine", "distance")
-    assert trained.config.model.directions == 43  # of 44 meshes
+    assert trained.config.model.directions == 96  # three for each mode
     summary = sj.evaluate(trained)
     assert summary.mean_mm < 0.9 * summary.pca_mm
     lines = read_log(trained.path)
-    assert [line["epoch"] for line in lines if "spatial_validation_loss" in line] == [0, 25, 50, 75, 100]
+    assert [line["epoch"] for line in lines if "spatial_validation_loss" in line] == [0, 10, 20, 30, 40]
     assert lines[0]["spatial_validation_loss"] == pytest.approx(summary.pca_mm, rel=1e-4)
 
 
@@ -52,11 +64,11 @@ def test_it_is_never_worse_than_pca(sphere, sphere_basis, tmp_path, count):
     assert summary.mean_mm <= summary.pca_mm * (1 + 1e-4)
 
 
-def test_stopped_and_resumed_it_is_the_uninterrupted_run(trained, data_folder, tmp_path):
+def test_stopped_and_resumed_it_is_the_uninterrupted_run(trained, spheres, tmp_path):
     folder = tmp_path / "stopped"
-    sj.train(data_folder, folder, batch_size=16, progress=Stopping([False, False, True]), **OPTIONS)
-    assert sj.load_run(folder, "last").epoch < 100
-    sj.train(data_folder, folder, resume=True)
+    sj.train(spheres, folder, progress=Stopping([False, False, True]), **OPTIONS)
+    assert sj.load_run(folder, "last").epoch < 40
+    sj.train(spheres, folder, resume=True)
     for which in ("last", "best"):
         ours, whole = (sj.load_run(path, which) for path in (folder, trained.path))
         assert ours.epoch == whole.epoch
@@ -70,11 +82,11 @@ def test_the_best_checkpoint_is_what_is_loaded(trained):
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-def test_a_release_holds_all_of_it(trained, data_folder, tmp_path, suffix):
+def test_a_release_holds_all_of_it(trained, spheres, tmp_path, suffix):
     file, folder = tmp_path / f"release{suffix}", tmp_path / "imported"
     bundle.save_release(file, trained)
-    bundle.import_release(file, folder, sj.open_data(data_folder).basis, str(data_folder))
-    coefficients = np.stack([example.coefficients for example in sj.open_data(data_folder).splits["test"]])
+    bundle.import_release(file, folder, sj.open_data(spheres).basis, str(spheres))
+    coefficients = np.stack([example.coefficients for example in sj.open_data(spheres).splits["test"]])
     ours, theirs = (sj.Codec.of(sj.load_run(path)).reconstruct(coefficients) for path in (folder, trained.path))
     np.testing.assert_array_equal(ours, theirs)
 
@@ -85,9 +97,9 @@ def test_damaged_constants_are_named(trained, tmp_path):
     with np.load(folder / "constants.npz") as file:
         constants = dict(file)
     for changed, said in (
-        ({**constants, "scales": constants["scales"][:5]}, r"scales is float32 \(5,\), not float32 \(43,\)"),
+        ({**constants, "scales": constants["scales"][:5]}, r"scales is float32 \(5,\), not float32 \(96,\)"),
         ({**constants, "mean": np.full_like(constants["mean"], np.nan)}, "mean has 96 values that are not finite"),
-        ({"mean": constants["mean"], "scales": constants["scales"]}, r"directions \(43, 32, 3\) is missing"),
+        ({"mean": constants["mean"], "scales": constants["scales"]}, r"directions \(96, 32, 3\) is missing"),
     ):
         np.savez(folder / "constants.npz", **changed)
         with pytest.raises(ValueError, match=rf"constants\.npz: .*{said}"):
@@ -97,12 +109,12 @@ def test_damaged_constants_are_named(trained, tmp_path):
         sj.load_run(folder)
 
 
-def test_every_command_takes_it(trained, data_folder, tmp_path, capsys):
+def test_every_command_takes_it(trained, spheres, tmp_path, capsys):
     run, out = str(trained.path), str(tmp_path / "out")
     for command in (
         ["eval", run, "--json", f"{out}.json"],
         ["report", run, "--out", f"{out}.html"],
-        ["encode", str(data_folder), f"{out}-latents.npz", "--run", run],
+        ["encode", str(spheres), f"{out}-latents.npz", "--run", run],
         ["decode", f"{out}-latents.npz", f"{out}-meshes.npz", "--run", run],
         [
             "interpolate",
@@ -120,8 +132,8 @@ def test_every_command_takes_it(trained, data_folder, tmp_path, capsys):
         ],
         ["sample", run, "--count", "3", "--out", f"{out}-samples"],
         ["export", run, f"{out}.npz"],
-        ["import", f"{out}.npz", f"{out}-run", "--data", str(data_folder)],
-        ["sweep", "--network", "residual", "--data", str(data_folder), "--out", f"{out}-sweep", *SWEEP],
+        ["import", f"{out}.npz", f"{out}-run", "--data", str(spheres)],
+        ["sweep", "--network", "residual", "--data", str(spheres), "--out", f"{out}-sweep", *SWEEP],
     ):
         assert main(command) == 0, (command, capsys.readouterr().err)
     assert json.loads((tmp_path / "out.json").read_text())["mean_mm"] == pytest.approx(sj.evaluate(trained).mean_mm)
@@ -132,9 +144,9 @@ def test_every_command_takes_it(trained, data_folder, tmp_path, capsys):
     assert "residual" in error
 
 
-def test_the_metric_of_scores_is_that_of_coefficients(trained, data_folder):
+def test_the_metric_of_scores_is_that_of_coefficients(trained, spheres):
     codec = sj.Codec.of(trained)
-    coefficients = np.stack([example.coefficients for example in sj.open_data(data_folder).splits["test"]])[:2]
+    coefficients = np.stack([example.coefficients for example in sj.open_data(spheres).splits["test"]])[:2]
     start, end = codec.encode(coefficients)
     decode = functools.partial(trained.model.apply, trained.variables, method="decode")
     whole = jax.jit(lambda start, end: interpolate.geodesic(decode, start, end, 8))(start, end)
@@ -143,9 +155,9 @@ def test_the_metric_of_scores_is_that_of_coefficients(trained, data_folder):
     np.testing.assert_allclose(found.straight_energy, whole.straight_energy, rtol=1e-4)
 
 
-def test_the_command_line_trains_it_with_its_recipe(data_folder, tmp_path, capsys):
+def test_the_command_line_trains_it_with_its_recipe(spheres, tmp_path, capsys):
     folder = tmp_path / "run"
-    command = ["train", "--data", str(data_folder), "--run", str(folder), "--network", "residual"]
+    command = ["train", "--data", str(spheres), "--run", str(folder), "--network", "residual"]
     assert main([*command, "--epochs", "3", "--validate-every", "1"]) == 0
     config = json.loads((folder / "config.json").read_text())
     assert (config["model"]["network"], config["train"]["learning_rate"]) == ("residual", 2e-3)
