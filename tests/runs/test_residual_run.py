@@ -7,12 +7,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from helpers import Stopping, sphere_examples
+from helpers import Stopping
 
 import spectral_jax as sj
 from spectral_jax.basis import spectral
 from spectral_jax.cli import main
 from spectral_jax.data import writer
+from spectral_jax.data.dataset import Example
 from spectral_jax.network import networks
 from spectral_jax.paths import interpolate
 from spectral_jax.runs import bundle, checkpoint
@@ -24,14 +25,24 @@ OPTIONS = {"network": "residual", "latent_size": 3, "hidden_size": 32, "epochs":
 
 @pytest.fixture(scope="module")
 def spheres(sphere, sphere_basis, tmp_path_factory):
-    """A prepared dataset of 400 train and 9 test spheres with 32 modes: shapes of four numbers each."""
+    """A prepared dataset of 400 train and 9 test spheres with 32 modes."""
     return write(tmp_path_factory.mktemp("data") / "spheres", sphere, sphere_basis, 400)
 
 
 def write(folder, sphere, basis, count):
     kept = spectral.truncate(basis, 32)
-    train, test = (sphere_examples(sphere, kept, *which) for which in ((count, 1, False), (9, 2, True)))
+    train, test = (twisted(sphere, kept, *which) for which in ((count, 1, False), (9, 2, True)))
     return writer.write(folder, kept, sphere, {"train": train, "test": test}, {"recipe": "test"})
+
+
+def twisted(sphere, basis, count, seed, keep_vertices):
+    """Spheres stretched and twisted about y: two numbers each, and a family that is not linear."""
+    x, y, z = sphere.vertices.T
+    for i, (stretch, twist) in enumerate(np.random.default_rng(seed).uniform((0.5, -2), (1.5, 2), (count, 2))):
+        cos, sin = np.cos(twist * y), np.sin(twist * y)
+        vertices = np.stack([stretch * cos * x - sin * z, y, stretch * sin * x + cos * z], 1).astype(np.float32)
+        kept = vertices if keep_vertices else None
+        yield Example(np.asarray(spectral.project(basis, vertices)), kept, f"id{seed}", "Spheres", f"{i}.ply", i, "")
 
 
 @pytest.fixture(scope="module")
