@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     from spectral_jax.runs.run import Run
     from spectral_jax.runs.shape_model import ShapeModels
 
+TITLES = {"sae-lp": "SAE-LP", "residual": "residual network"}
+
 
 @dataclass(frozen=True)
 class Eval:
-    """Evaluate a run: its errors in mm, compared with the basis alone, the mean shape and PCA on the same meshes."""
+    """Evaluate runs: their errors in mm, and those of PCA, the mean shape and the basis alone on the same meshes."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
@@ -34,43 +37,67 @@ class Eval:
     checkpoint: Checkpoint = None
     """The newest checkpoint (last) or the one with the lowest validation error (best) (default: last for SAE-LP, best
     for the residual network)."""
+    compare: tuple[Path, ...] = ()
+    """Other run folders to evaluate on the same meshes, as rows of the same table."""
     measures: bool = False
     """Also measure the network and PCA as shape models: compactness, generalisation and specificity."""
     json: Path | None = None
     """Also write the errors to this JSON file."""
 
     def __call__(self) -> None:
-        from spectral_jax.runs import evaluate, shape_model
+        from spectral_jax.runs import evaluate, opened, shape_model
 
-        opened = open_run(self.run, self.data, self.checkpoint)
+        first = open_run(self.run, self.data, self.checkpoint)
+        summaries = []
         with Bars() as bars:
-            summary = evaluate.evaluate(opened.run, opened.data, self.split, bars)
-        print_summary(summary, opened.run, opened.data.path, self.split)
+            for each in (first, *(opened.open_run(run, first.data, self.checkpoint, bars) for run in self.compare)):
+                summaries.append((each.run, evaluate.evaluate(each.run, each.data, self.split, bars)))
+        (_, summary), *others = summaries
+        print_summary(summary, first.run, first.data.path, self.split, others)
         record = dataclasses.asdict(summary)
+        if others:
+            record["compared"] = {str(run.path): dataclasses.asdict(other) for run, other in others}
         if self.measures:
             with Bars() as bars:
-                models = shape_model.measure_run(opened, self.split, bars)
-            print_measures(models, opened.run.config.model.latent_size)
+                models = shape_model.measure_run(first, self.split, bars)
+            print_measures(models, first.run.config.model.latent_size)
             record["shape_models"] = dataclasses.asdict(models)
         if self.json:
             atomic.write_json(self.json, record)
 
 
-def print_summary(summary: Summary, run: Run, data_path: Path, split: str) -> None:
-    """Print an evaluation as a table, and on standard error a warning where the basis is probably a wrong one."""
+def print_summary(
+    summary: Summary, run: Run, data_path: Path, split: str, others: Sequence[tuple[Run, Summary]] = ()
+) -> None:
+    """Print the evaluation of a run, and of others on the same meshes, as a table.
+
+    On standard error, say how checkpoints were chosen, and where the basis is probably a wrong one.
+    """
     from spectral_jax.runs import evaluate
 
-    table = Table(title=f"{run.path} (epoch {run.epoch}) on {data_path}, {split} split, {summary.count:,} meshes")
+    summaries = [(run, summary), *others]
+    table = Table(title=f"{data_path}, {split} split, {summary.count:,} meshes")
     for name in ("mm", "mean", "median", "std", "min", "max"):
         table.add_column(name, justify="left" if name == "mm" else "right")
-    statistics = (summary.mean_mm, summary.median_mm, summary.std_mm, summary.min_mm, summary.max_mm)
-    table.add_row(f"network, latent {run.config.model.latent_size}", *(f"{mm:.2f}" for mm in statistics), style="bold")
-    table.add_row(f"PCA, {run.config.model.latent_size} components", f"{summary.pca_mm:.2f}")
-    table.add_row("mean shape", f"{summary.mean_shape_mm:.2f}")
-    table.add_row(f"basis alone, {run.config.model.modes:,} modes", f"{summary.truncation_mm:.2f}")
+    baselines = {}
+    for run, found in summaries:
+        model = run.config.model
+        statistics = (found.mean_mm, found.median_mm, found.std_mm, found.min_mm, found.max_mm)
+        name = f"{TITLES[model.network]}, latent {model.latent_size} ({run.path}, epoch {run.epoch})"
+        table.add_row(name, *(f"{mm:.2f}" for mm in statistics), style="bold")
+        baselines[f"PCA, {model.latent_size} components"] = found.pca_mm
+    baselines["mean shape"] = summary.mean_shape_mm
+    for run, found in summaries:
+        baselines[f"basis alone, {run.config.model.modes:,} modes"] = found.truncation_mm
+    for name, mm in baselines.items():
+        table.add_row(name, f"{mm:.2f}")
     Console().print(table)
-    if warning := evaluate.basis_warning(summary):
-        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for run, found in summaries:
+        if run.checkpoint == "best":
+            note = f"note: {run.path} is its best checkpoint, chosen by its error on the test split"
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
+        if warning := evaluate.basis_warning(found):
+            console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_measures(models: ShapeModels, latent_size: int) -> None:

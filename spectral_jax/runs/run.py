@@ -53,6 +53,8 @@ class Run:
     epoch: int
     constants: Any = None
     """What training does not change: mean, principal directions and scales of a residual network; None for SAE-LP."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint it is: the newest, or the one with the lowest validation error."""
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -215,4 +217,4 @@ def load_run(path: str | Path, which: Literal["last", "best"] | None = None) -> 
     constants = load_constants(path, config.model)
     params, on_device = jax.device_put((restored.state.params, constants))
     network = networks.build(config.model)
-    return Run(path, network, params, load_basis(path), config, restored.epoch, on_device)
+    return Run(path, network, params, load_basis(path), config, restored.epoch, on_device, which)
