@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
-from spectral_jax.files import options, safe_files
+from spectral_jax.files import options, safe_files, tf_example
 from spectral_jax.files.progress import SILENT, Progress, track
 
 SCHEMA = 1
@@ -106,6 +106,19 @@ class Records(Sequence):
                     f"{BASIS_FILE} has {count}"
                 )
         return example
+
+    def coefficients(self, indices: Int[np.ndarray, "mesh"]) -> Iterator[Float[np.ndarray, "freq 3"]]:
+        """Read the coefficients of meshes, several times as fast as whole examples."""
+        try:
+            raw = self._source.data_source.__getitems__(indices.tolist())
+        except Exception:  # array_record raises its own: read one by one, which names the first that is unreadable
+            raw = [b""] * len(indices)
+        for index, record in zip(indices.tolist(), raw, strict=True):
+            found = tf_example.find_bytes(record, b"coefficients")
+            if found is not None and len(found) == 12 * self._basis.num_modes:
+                yield np.frombuffer(found, "<f4").reshape(-1, 3)
+            else:
+                yield self[index].coefficients  # reads what is written otherwise, and names what is wrong
 
 
 def check_features(path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from spectral_jax.geometry.sampling import evenly_spaced
+
 BLOCK = 1024  # rows read at once, so that memory does not grow with their number
-OVERSAMPLING = 16  # directions iterated beyond twice those wanted: more of them converge in fewer passes
+SAMPLE_BYTES = 1 << 28  # rows that are held at once
+OVERSAMPLING = 16  # directions iterated beyond those wanted, or twice those: more of them converge in fewer passes
 MAX_PASSES = 40
 TOLERANCE = 1e-7  # relative growth of the captured variance below which the iteration ends
 
@@ -29,49 +33,106 @@ class Principal(NamedTuple):
     deviations: Float[np.ndarray, "component"]
 
 
-def fit(rows: Float[np.ndarray, "row *shape"], count: int) -> Principal:
+@runtime_checkable
+class Rows(Protocol):
+    """Rows of any shape, read when indexed: an array, a memory map, or a split of a dataset that stays on disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
+
+
+def fit(rows: Rows, count: int, max_passes: int = MAX_PASSES) -> Principal:
     """The `count` leading principal components of rows, or all there are: at most one fewer than rows.
 
-    Randomized subspace iteration (Halko, Martinsson and Tropp 2011) in passes over blocks of rows: memory is that of
-    about twice `count` rows, whatever their number. The start is fixed, so equal rows give equal components. Raises
-    ValueError without rows.
+    Randomized subspace iteration (Halko, Martinsson and Tropp 2011) in passes over blocks of rows, whose products the
+    device computes: memory is that of about twice `count` rows, or of 256 MB of them, whatever their number. It starts
+    from the components of rows spread evenly, if there are more than 256 MB, and ends when the captured variance grows
+    no more, or after `max_passes`: a data set on disk needs few. Equal rows give equal components. Raises ValueError
+    without rows.
     """
     if not len(rows):
         raise ValueError("principal components need at least 1 row, not 0")
-    shape, num_values = rows.shape[1:], int(np.prod(rows.shape[1:]))
-    mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    shape, num_values = rows.shape[1:], math.prod(rows.shape[1:])
     count = min(count, len(rows) - 1, num_values)
-    if count < 1:
-        return Principal(mean, np.zeros((0, *shape), np.float32), np.zeros(0, np.float32))
-    width = min(2 * count + OVERSAMPLING, num_values)
-    directions = np.linalg.qr(np.random.default_rng(0).standard_normal((num_values, width)))[0]
-    image, variances, turn = _rotate(rows, mean, directions)
-    for _ in range(MAX_PASSES):
-        before = variances[:count].sum()
+    sample = max(SAMPLE_BYTES // (4 * num_values), 4 * count)
+    if sample < len(rows):
+        spread = np.asarray(rows[evenly_spaced(len(rows), sample)])
+        about, start = _iterate(spread, _start(num_values, 2 * count + OVERSAMPLING), count, MAX_PASSES)[:2]
+        width = min(count + OVERSAMPLING, start.shape[1])
+        mean, directions, variances = _iterate(rows, start[:, :width], count, max_passes, about)
+    else:
+        start = _start(num_values, 2 * count + OVERSAMPLING)
+        mean, directions, variances = _iterate(rows, start, count, max_passes)
+    components = directions[:, :count].T
+    if count:
+        largest = np.take_along_axis(components, np.abs(components).argmax(axis=1, keepdims=True), axis=1)
+        components = np.where(largest < 0, -components, components)
+    deviations = np.sqrt(np.maximum(variances[:count], 0) / max(len(rows) - 1, 1)).astype(np.float32)
+    components = components.astype(np.float32).reshape(len(components), *shape)
+    return Principal(mean.astype(np.float32).reshape(shape), components, deviations)
+
+
+def _start(num_values: int, width: int) -> np.ndarray:
+    """Random orthonormal directions (value, direction), always the same."""
+    return np.linalg.qr(np.random.default_rng(0).standard_normal((num_values, min(width, num_values))))[0]
+
+
+def _iterate(
+    rows: Rows, directions: np.ndarray, count: int, max_passes: int, about: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Subspace iteration from orthonormal directions: mean, directions by descending variance, and their scatter.
+
+    `about` is a guess of the mean.
+    """
+    about = rows[:BLOCK].mean(axis=0, dtype=np.float64).ravel() if about is None else about
+    before = None
+    for done in range(1, max_passes + 1):
+        mean, image = _scatter(rows, about, directions)
+        about = mean
+        variances, turn = np.linalg.eigh(directions.T @ image)
+        variances, turn = variances[::-1], turn[:, ::-1]
+        captured = variances[:count].sum()
+        if done == max_passes or (before is not None and captured - before <= TOLERANCE * before):
+            break
+        before = captured
         # Turned before they are orthonormalised, columns are graded by variance, and small ones keep their digits.
         directions = np.linalg.qr(image @ turn)[0]
-        image, variances, turn = _rotate(rows, mean, directions)
-        if variances[:count].sum() - before <= TOLERANCE * before:
-            break
-    components = (directions @ turn[:, :count]).T
-    largest = np.take_along_axis(components, np.abs(components).argmax(axis=1, keepdims=True), axis=1)
-    components = np.where(largest < 0, -components, components).astype(np.float32)
-    deviations = np.sqrt(np.maximum(variances[:count], 0) / (len(rows) - 1)).astype(np.float32)
-    return Principal(mean, components.reshape(count, *shape), deviations)
+    return mean, directions @ turn, variances
 
 
-def _rotate(rows: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One pass over rows: the scatter matrix S times orthonormal directions D, and the eigenpairs of D^T S D.
+def _scatter(rows: Rows, about: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One pass over rows: their mean, and their scatter matrix times directions, in float64 from blocks in float32.
 
-    Eigenvalues descend. D times the eigenvectors are the best principal components within the span of D
-    (Rayleigh-Ritz).
+    Rows are centred about a guess of the mean, so that nothing large cancels, and the guess is corrected exactly.
     """
-    image, narrow = np.zeros(directions.shape), directions.astype(np.float32)
-    for start in range(0, len(rows), BLOCK):
-        block = (rows[start : start + BLOCK] - mean[None]).reshape(-1, len(directions))
-        image += block.T @ (block @ narrow)
-    variances, turn = np.linalg.eigh(directions.T @ image)
-    return image, variances[::-1], turn[:, ::-1]
+    num_values = len(directions)
+    total, image = np.zeros(num_values), np.zeros(directions.shape)
+    centre, narrow = jax.device_put((about.astype(np.float32), directions.astype(np.float32)))
+    guess = np.asarray(centre, np.float64)
+    size = min(BLOCK, len(rows))
+    for start in range(0, len(rows), size):
+        block = np.asarray(rows[start : start + size], np.float32).reshape(-1, num_values)
+        missing = size - len(block)
+        if missing:  # rows at the centre add nothing, and keep the shape that is compiled for
+            block = np.concatenate([block, np.broadcast_to(np.asarray(centre), (missing, num_values))])
+        for sums, found in zip((total, image), _block_scatter(block, centre, narrow), strict=True):
+            sums += np.asarray(found)
+    off = total / len(rows)
+    return guess + off, image - len(rows) * np.outer(off, off @ np.asarray(narrow, np.float64))
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def _block_scatter(
+    block: Float[Array | np.ndarray, "row value"],
+    centre: Float[Array, "value"],
+    directions: Float[Array, "value direction"],
+) -> tuple[Float[Array, "value"], Float[Array, "value direction"]]:
+    """The sum of centred rows, and their scatter matrix times directions."""
+    centred = block - centre[None]
+    return centred.sum(axis=0), centred.T @ (centred @ directions)
 
 
 @jax.jit
