@@ -204,5 +204,9 @@ def recipe_options(network: Network) -> Train:
 
 DEMO_RUNS = {
     DEMO_RUN: Train(training=DEMO_TRAINING),
-    DEMO_RESIDUAL_RUN: dataclasses.replace(recipe_options("residual"), hidden_size=512),
+    DEMO_RESIDUAL_RUN: dataclasses.replace(
+        recipe_options("residual"),
+        training=TrainOptions(**vars(dataclasses.replace(RECIPES["residual"], mirror=True))),
+        hidden_size=512,
+    ),
 }

@@ -1,12 +1,19 @@
-"""The coefficients of a split as an array that is read when it is indexed."""
+"""The coefficients of a split, and of its mirror images, as arrays that are read when they are indexed."""
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from spectral_jax.basis import mirror, spectral
+from spectral_jax.basis.mirror import Mirror
 from spectral_jax.data.dataset import Data, Records
 from spectral_jax.files.progress import SILENT, Progress
+from spectral_jax.geometry.sampling import evenly_spaced
+
+CHUNK = 1024  # meshes read at a time
+MEAN_OF = 1024  # meshes whose mean shape tells left from right
 
 
 class LazyCoefficients:
@@ -39,9 +46,61 @@ class LazyCoefficients:
         wrong = ~np.isfinite(coefficients.sum(axis=(1, 2)))  # also where finite values add up to infinity: look closer
         for index in indices[wrong & ~np.isfinite(coefficients).all(axis=(1, 2))]:
             raise ValueError(
-                f"{self._data.path}: mesh {index} of split {self._split} ({examples[int(index)].file}) has values that "
-                "are not finite"
+                f"{self._data.path}: mesh {index} of the {self._split} split ({examples[int(index)].file}) has values "
+                "that are not finite"
             )
         if isinstance(rows, slice):
             self._progress.update(f"reading {self._split}", int(indices[-1]) + 1 if len(indices) else 0, len(self))
         return coefficients
+
+
+class MirroredCoefficients:
+    """Coefficients with the mirror image of every mesh behind it: row 2 i is mesh i, and row 2 i + 1 its image."""
+
+    def __init__(self, coefficients: LazyCoefficients, reflection: Mirror):
+        self._coefficients, self._reflection = coefficients, jax.device_put(reflection)
+        self.shape = (2 * len(coefficients), *coefficients.shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | Int[np.ndarray, "mesh"]) -> Float[np.ndarray, "mesh freq 3"]:
+        indices = np.arange(len(self))[rows]
+        meshes, where = np.unique(indices // 2, return_inverse=True)
+        if isinstance(rows, slice) and len(meshes):  # consecutive: read as such
+            found = self._coefficients[int(meshes[0]) : int(meshes[-1]) + 1]
+        else:
+            found = self._coefficients[meshes]
+        chosen, image = found[where], indices % 2 == 1
+        if image.any():
+            chosen[image] = np.asarray(mirror.reflect(self._reflection, found))[where[image]]
+        return chosen
+
+
+def find_reflection(coefficients: LazyCoefficients, data: Data) -> Mirror:
+    """The reflection of a dataset's meshes, by their mean shape. Raises ValueError with the reason if there is none."""
+    basis = spectral.truncate(data.basis, coefficients.shape[1])
+    mean = coefficients[np.array(evenly_spaced(len(coefficients), MEAN_OF))].mean(axis=0)
+    try:
+        return mirror.find_mirror(basis, np.asarray(spectral.reconstruct(basis, mean)))
+    except ValueError as error:
+        raise ValueError(f"{data.path}: the meshes cannot be mirrored: {error}") from error
+
+
+def train_coefficients(
+    data: Data, num_modes: int, mirrored: bool = False, progress: Progress = SILENT
+) -> LazyCoefficients | MirroredCoefficients:
+    """The rows that a network trains on. Raises ValueError as `LazyCoefficients` and `find_reflection` do."""
+    coefficients = LazyCoefficients(data, "train", num_modes, progress)
+    if not mirrored:
+        return coefficients
+    return MirroredCoefficients(coefficients, find_reflection(coefficients, data))
+
+
+def read(rows: LazyCoefficients | MirroredCoefficients, chosen: range) -> Float[np.ndarray, "mesh freq 3"]:
+    """Read consecutive rows into memory, block by block."""
+    coefficients = np.empty((len(chosen), *rows.shape[1:]), np.float32)
+    for start in range(0, len(chosen), CHUNK):
+        block = coefficients[start : start + CHUNK]
+        block[:] = rows[chosen.start + start : chosen.start + start + len(block)]
+    return coefficients

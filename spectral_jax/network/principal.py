@@ -86,20 +86,18 @@ def _iterate(
 
     `about` is a guess of the mean.
     """
-    about = rows[:BLOCK].mean(axis=0, dtype=np.float64).ravel() if about is None else about
-    before = None
-    for done in range(1, max_passes + 1):
-        mean, image = _scatter(rows, about, directions)
-        about = mean
+    mean = rows[:BLOCK].mean(axis=0, dtype=np.float64).ravel() if about is None else about
+    passes, before = 0, -np.inf
+    while True:
+        mean, image = _scatter(rows, mean, directions)
         variances, turn = np.linalg.eigh(directions.T @ image)
         variances, turn = variances[::-1], turn[:, ::-1]
-        captured = variances[:count].sum()
-        if done == max_passes or (before is not None and captured - before <= TOLERANCE * before):
-            break
+        passes, captured = passes + 1, variances[:count].sum()
+        if passes == max_passes or captured - before <= TOLERANCE * before:
+            return mean, directions @ turn, variances
         before = captured
         # Turned before they are orthonormalised, columns are graded by variance, and small ones keep their digits.
         directions = np.linalg.qr(image @ turn)[0]
-    return mean, directions @ turn, variances
 
 
 def _scatter(rows: Rows, about: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +129,7 @@ def _block_scatter(
     directions: Float[Array, "value direction"],
 ) -> tuple[Float[Array, "value"], Float[Array, "value direction"]]:
     """The sum of centred rows, and their scatter matrix times directions."""
-    centred = block - centre[None]
+    centred = jnp.asarray(block) - centre[None]
     return centred.sum(axis=0), centred.T @ (centred @ directions)
 
 

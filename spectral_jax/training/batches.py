@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from spectral_jax.network.principal import Principal
+from spectral_jax.network.principal import Principal, Rows
 from spectral_jax.training import devices
 from spectral_jax.training.config import Storage
 from spectral_jax.training.devices import AXIS
@@ -33,7 +33,7 @@ class DeviceData(NamedTuple):
 class StreamedData(NamedTuple):
     """Coefficients that stay where they are, an array in host memory or records on disk, and travel in blocks."""
 
-    meshes: Sequence | np.ndarray
+    meshes: Sequence | np.ndarray | Rows
     num_modes: int
 
     def __len__(self) -> int:
@@ -158,6 +158,10 @@ class _Blocks:
         coefficients = np.zeros((*mask.shape, self.data.num_modes, 3), self.dtype)
         if isinstance(self.data.meshes, np.ndarray):
             coefficients[: len(order)] = self.data.meshes[order, : self.data.num_modes]
+            return coefficients, mask
+        if isinstance(self.data.meshes, Rows):  # read from disk, in one go
+            steps, rows = np.nonzero(order >= 0)
+            coefficients[steps, rows] = self.data.meshes[order[steps, rows]]
             return coefficients, mask
         for step, row in np.argwhere(order >= 0):
             index = int(order[step, row])

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import jax
 import psutil
 
+from spectral_jax.data import coefficients
+from spectral_jax.data.coefficients import LazyCoefficients, MirroredCoefficients
 from spectral_jax.data.dataset import Data, read_split
 from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.network.config import ModelConfig
@@ -46,20 +48,22 @@ def read_fit_data(
     With the `constants` of a residual network, scores take the place of coefficients: they always fit on the device.
     Raises ValueError for too many modes, a batch larger than the train split, or a test split without vertices.
     """
-    modes, count = model.modes, len(data.splits["train"])
+    modes = model.modes
+    rows = coefficients.train_coefficients(data, modes, config.mirror, progress)
+    count = len(rows)
     if config.batch_size > count:
         raise ValueError(f"batch size {config.batch_size} is larger than the train split, {count} meshes")
     if constants is not None:
-        return _read_scores(data, modes, constants, progress)
+        return _read_scores(data, rows, constants, progress)
     if placement == "auto":
         placement = choose_placement(count, modes, storage)
     if placement == "device":
-        own = read_split(data, "train", modes, devices.local_rows(count), progress).coefficients
+        own = coefficients.read(rows, devices.local_rows(count))
         train = batches.resident(own, count, devices.data_mesh(), storage)
     elif placement == "host":
-        train = StreamedData(read_split(data, "train", modes, progress=progress).coefficients, modes)
+        train = StreamedData(coefficients.read(rows, range(count)), modes)
     else:
-        train = StreamedData(data.splits["train"], modes)
+        train = StreamedData(rows, modes)
     test = read_split(data, "test", modes, progress=progress)
     if test.vertices is None:
         raise ValueError(f"{data.path}: the test split has no original vertices to validate against")
@@ -74,17 +78,21 @@ def fit_principal(
     There are at most as many directions as meshes less one, and a batch has at most all meshes. Raises ValueError for
     too many modes or fewer than 2 meshes.
     """
-    coefficients = read_split(data, "train", model.modes, progress=progress).coefficients
-    fitted, constants = scores.fit_constants(model, coefficients)
-    return fitted, dataclasses.replace(config, batch_size=min(config.batch_size, len(coefficients))), constants
+    rows = coefficients.train_coefficients(data, model.modes, config.mirror, progress)
+    fitted, constants = scores.fit_constants(model, rows)
+    return fitted, dataclasses.replace(config, batch_size=min(config.batch_size, len(rows))), constants
 
 
-def _read_scores(data: Data, modes: int, constants: dict[str, Any], progress: Progress) -> FitData:
+def _read_scores(
+    data: Data,
+    rows: LazyCoefficients | MirroredCoefficients,
+    constants: dict[str, Any],
+    progress: Progress,
+) -> FitData:
     """Scores of the train split on the devices, and of test meshes spread over their split."""
-    count = len(data.splits["train"])
-    own = read_split(data, "train", modes, devices.local_rows(count), progress).coefficients
-    rows = scores.all_rows(constants, [own])
-    train = batches.resident(rows, count, devices.data_mesh(), "float32")
+    own, modes = devices.local_rows(len(rows)), rows.shape[1]
+    blocks = (rows[start : min(start + coefficients.CHUNK, own.stop)] for start in own[:: coefficients.CHUNK])
+    train = batches.resident(scores.all_rows(constants, blocks), len(rows), devices.data_mesh(), "float32")
     num_test = len(data.splits["test"])
     every = range(0, num_test, -(-num_test // MOST_VALIDATED))
     test = read_split(data, "test", modes, every, progress)

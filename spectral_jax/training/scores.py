@@ -19,19 +19,19 @@ from jaxtyping import Array, Float
 
 from spectral_jax.network import principal, residual
 from spectral_jax.network.config import ModelConfig
-from spectral_jax.network.principal import Principal
+from spectral_jax.network.principal import Principal, Rows
 from spectral_jax.training.batches import FitData
 
+PASSES = 3  # over a train split that is too large for memory; the sample that they start from is nearly right
 
-def fit_constants(
-    model: ModelConfig, coefficients: Float[np.ndarray, "mesh freq 3"]
-) -> tuple[ModelConfig, dict[str, Any]]:
-    """The constants of a residual network for the meshes of a train split, and its options with their directions.
+
+def fit_constants(model: ModelConfig, coefficients: Rows) -> tuple[ModelConfig, dict[str, Any]]:
+    """The constants of a residual network for coefficients (mesh, freq, 3), and its options with their directions.
 
     There are at most as many directions as meshes less one. Raises ValueError for fewer than 2 meshes.
     """
     count = residual.num_directions(model, len(coefficients))
-    constants = residual.constants(principal.fit(coefficients, count))
+    constants = residual.constants(principal.fit(coefficients, count, PASSES))
     return dataclasses.replace(model, directions=count), constants
 
 
