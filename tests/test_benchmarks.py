@@ -102,3 +102,63 @@ def test_a_cell_of_the_training_step(tmp_path):
     for key in ("ours_ms", "ours_first_call_s", "torch_eager_ms", "ratio_torch_eager", "roofline_fraction"):
         assert cell[key] > 0, key
     assert list(cell)[-1] == "ratio_torch_eager"
+
+
+def test_spirals_start_with_their_vertex_and_go_around_it_ring_by_ring(sphere):
+    import spiralnet
+
+    found, count = spiralnet.spirals(sphere.faces, len(sphere.vertices)), len(sphere.vertices)
+    assert found.shape == (count, 9)
+    np.testing.assert_array_equal(found[:, 0], np.arange(count))
+    assert all(len(set(spiral)) == 9 for spiral in found.tolist())
+    corners = {tuple(np.roll(face, turn)) for face in sphere.faces.tolist() for turn in range(3)}
+    assert all((a, b, c) in corners for a, b, c in found[:, :3].tolist())  # the orientation is that of the faces
+
+
+def test_spirals_of_a_small_mesh_are_padded():
+    import spiralnet
+
+    found = spiralnet.spirals(np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]]), 4)
+    np.testing.assert_array_equal(np.sort(found[:, :4]), np.tile(np.arange(4), (4, 1)))
+    np.testing.assert_array_equal(found[:, 4:], 4)
+
+
+def test_a_constant_survives_coarsening_and_back(sphere):
+    import spiralnet
+
+    level = spiralnet.coarsen(sphere.vertices, sphere.faces)
+    assert len(level.kept) == 41  # a quarter of 162, rounded up
+    coarse = sphere.vertices[level.kept]
+    edges = np.sort(level.faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2))
+    assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()  # closed, as the sphere is
+    assert level.weights.min() >= 0
+    np.testing.assert_allclose(level.weights.sum(1), 1, atol=1e-12)
+    constant = np.full(162, 3.5)[level.kept]
+    np.testing.assert_allclose((constant[level.corners] * level.weights).sum(1), 3.5, atol=1e-12)
+    back = (coarse[level.corners] * level.weights[..., None]).sum(1)
+    np.testing.assert_allclose(back[level.kept], coarse)
+    assert np.linalg.norm(back - sphere.vertices, axis=1).max() < 0.5  # radii: coarse triangles are near the sphere
+
+
+@pytest.mark.needs("torch")
+def test_peers_on_the_same_data_and_clock(data_folder, tmp_path, monkeypatch, capsys):
+    import peers
+
+    figures, methods = tmp_path / "peers.json", ["pca", "residual", "spiral"]
+    monkeypatch.setattr(sys, "argv", ["peers.py", "--data", str(data_folder), "--seconds", "0.1", "--json"])
+    sys.argv += [str(figures), "--methods", *methods]
+    peers.main()
+    printed = capsys.readouterr().out
+    assert all(method in printed for method in methods)
+    found = json.loads(figures.read_text())
+    assert list(found["curves_s_mm"]) == methods
+    for curve in found["curves_s_mm"].values():
+        assert all(spent > 0 and error > 0 for spent, error in curve)
+        assert [spent for spent, _ in curve] == sorted(spent for spent, _ in curve)
+
+
+def test_the_error_at_a_time_is_the_last_one_measured():
+    import peers
+
+    curve = [(5.0, 9.0), (20.0, 4.0)]
+    assert [peers.error_at(curve, mark, 30) for mark in (1, 10, 30, 60)] == [None, 9.0, 4.0, None]
