@@ -94,7 +94,9 @@ def print_summary(
     Console().print(table)
     for run, found in summaries:
         if run.checkpoint == "best":
-            note = f"note: {run.path} is its best checkpoint, chosen by its error on the test split"
+            held = run.config.train.holdout
+            chosen_on = f"{held} identities held out of the train split" if held else "the test split"
+            note = f"note: {run.path} is its best checkpoint, chosen by its error on {chosen_on}"
             console.print(note, markup=False, highlight=False, soft_wrap=True)
         if warning := evaluate.basis_warning(found):
             console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 from jaxtyping import Float, Int
@@ -9,7 +11,7 @@ from jaxtyping import Float, Int
 from spectral_jax.basis import mirror, spectral
 from spectral_jax.basis.mirror import Mirror
 from spectral_jax.data.dataset import Data, Records
-from spectral_jax.files.progress import SILENT, Progress
+from spectral_jax.files.progress import SILENT, Progress, track
 from spectral_jax.geometry.sampling import evenly_spaced
 
 CHUNK = 1024  # meshes read at a time
@@ -19,22 +21,30 @@ MEAN_OF = 1024  # meshes whose mean shape tells left from right
 class LazyCoefficients:
     """Coefficients (mesh, freq, 3) of a split, float32, of its first `num_modes` modes; nothing is kept in memory.
 
-    An index is a slice of meshes or an array of them. `progress` counts the meshes of the passes over the split. Raises
-    ValueError for an unknown split or too many modes, and when read, for a mesh with a value that is not finite.
+    `meshes` are those of the split that count (default: all). An index is a slice of them or an array of indices.
+    Raises ValueError for an unknown split or too many modes, and when read, for a mesh with a value that is not finite.
     """
 
-    def __init__(self, data: Data, split: str, num_modes: int, progress: Progress = SILENT):
+    def __init__(
+        self,
+        data: Data,
+        split: str,
+        num_modes: int,
+        progress: Progress = SILENT,
+        meshes: Int[np.ndarray, "mesh"] | None = None,
+    ):
         if num_modes > data.basis.num_modes:
             raise ValueError(f"{data.path}: {num_modes} modes requested, the dataset has {data.basis.num_modes}")
         self._data, self._split, self._examples = data, split, data.records(split)
         self._progress = progress
-        self.shape = (len(self._examples), num_modes, 3)
+        self._meshes = np.arange(len(self._examples)) if meshes is None else meshes
+        self.shape = (len(self._meshes), num_modes, 3)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | Int[np.ndarray, "mesh"]) -> Float[np.ndarray, "mesh freq 3"]:
-        indices = np.arange(len(self))[rows]
+        indices = self._meshes[rows]
         coefficients = np.empty((len(indices), *self.shape[1:]), np.float32)
         examples = self._examples
         if isinstance(examples, Records):
@@ -50,7 +60,7 @@ class LazyCoefficients:
                 "that are not finite"
             )
         if isinstance(rows, slice):
-            self._progress.update(f"reading {self._split}", int(indices[-1]) + 1 if len(indices) else 0, len(self))
+            self._progress.update(f"reading {self._split}", rows.indices(len(self))[1], len(self))
         return coefficients
 
 
@@ -88,13 +98,43 @@ def find_reflection(coefficients: LazyCoefficients, data: Data) -> Mirror:
 
 
 def train_coefficients(
-    data: Data, num_modes: int, mirrored: bool = False, progress: Progress = SILENT
+    data: Data,
+    num_modes: int,
+    mirrored: bool = False,
+    progress: Progress = SILENT,
+    meshes: Int[np.ndarray, "mesh"] | None = None,
 ) -> LazyCoefficients | MirroredCoefficients:
     """The rows that a network trains on. Raises ValueError as `LazyCoefficients` and `find_reflection` do."""
-    coefficients = LazyCoefficients(data, "train", num_modes, progress)
+    coefficients = LazyCoefficients(data, "train", num_modes, progress, meshes)
     if not mirrored:
         return coefficients
     return MirroredCoefficients(coefficients, find_reflection(coefficients, data))
+
+
+class HeldOut(NamedTuple):
+    """The train split without some of its identities.
+
+    Attributes:
+      identities: that are held out.
+      meshes: of the other identities, by index.
+      held: meshes of these.
+    """
+
+    identities: list[str]
+    meshes: Int[np.ndarray, "mesh"]
+    held: Int[np.ndarray, "held"]
+
+
+def hold_out(data: Data, count: int, seed: int, progress: Progress = SILENT) -> HeldOut:
+    """Draw `count` identities of the train split. Raises ValueError unless others are left."""
+    examples = data.records("train")
+    owners = np.array([examples[i].identity for i in track(range(len(examples)), progress, "reading identities")])
+    names = np.unique(owners)
+    if count >= len(names):
+        raise ValueError(f"{data.path}: {count} identities to hold out, the train split has {len(names)}")
+    chosen = np.sort(np.random.default_rng(seed).choice(names, count, replace=False))
+    held = np.isin(owners, chosen)
+    return HeldOut(chosen.tolist(), np.flatnonzero(~held), np.flatnonzero(held))
 
 
 def read(rows: LazyCoefficients | MirroredCoefficients, chosen: range) -> Float[np.ndarray, "mesh freq 3"]:

@@ -46,6 +46,9 @@ class TrainConfig:
     meshes of the square root of that; with all modes, of the root mean square distance of the vertices."""
     mirror: bool = False
     """Also train on the mirror image of every train mesh. The connectivity must be symmetric."""
+    holdout: int = 0
+    """Number of identities of the train split to validate on, chosen by the seed and not trained on. With 0,
+    validations use the test split, which then also chooses the best checkpoint."""
     clip_norm: float = 0.0
     """Scale gradients with a larger norm down to this norm. 0 disables clipping."""
     skip_bad_steps: bool = False
@@ -57,6 +60,8 @@ class TrainConfig:
                 raise ValueError(f"{name.replace('_', ' ')} must be at least 1, not {getattr(self, name)}")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning rate must be positive, not {self.learning_rate}")
+        if self.holdout < 0:
+            raise ValueError(f"holdout must be at least 0, not {self.holdout}")
         if not 0 <= self.clip_norm < float("inf"):
             raise ValueError(f"clip norm must be at least 0, not {self.clip_norm}")
         if not 0 <= self.beta2 < 1:

@@ -6,12 +6,15 @@ import dataclasses
 from typing import Any, Literal
 
 import jax
+import numpy as np
 import psutil
 
+from spectral_jax.basis import spectral
 from spectral_jax.data import coefficients
-from spectral_jax.data.coefficients import LazyCoefficients, MirroredCoefficients
+from spectral_jax.data.coefficients import HeldOut, LazyCoefficients, MirroredCoefficients
 from spectral_jax.data.dataset import Data, read_split
 from spectral_jax.files.progress import SILENT, Progress
+from spectral_jax.geometry.sampling import evenly_spaced
 from spectral_jax.network.config import ModelConfig
 from spectral_jax.training import batches, devices, scores
 from spectral_jax.training.batches import FitData, StreamedData
@@ -48,13 +51,18 @@ def read_fit_data(
     With the `constants` of a residual network, scores take the place of coefficients: they always fit on the device.
     Raises ValueError for too many modes, a batch larger than the train split, or a test split without vertices.
     """
-    modes = model.modes
-    rows = coefficients.train_coefficients(data, modes, config.mirror, progress)
+    modes, held_out = model.modes, _held_out(data, config, progress)
+    rows = _train_rows(data, modes, config, held_out, progress)
     count = len(rows)
     if config.batch_size > count:
         raise ValueError(f"batch size {config.batch_size} is larger than the train split, {count} meshes")
     if constants is not None:
-        return _read_scores(data, rows, constants, progress)
+        own = devices.local_rows(count)
+        blocks = (rows[start : min(start + coefficients.CHUNK, own.stop)] for start in own[:: coefficients.CHUNK])
+        train = batches.resident(scores.all_rows(constants, blocks), count, devices.data_mesh(), "float32")
+        test, vertices = _validation_meshes(data, modes, MOST_VALIDATED, held_out, progress)
+        moved = scores.displacements(data.basis.modes[:, :modes], constants)
+        return FitData(train, moved, scores.all_rows(constants, [test]), vertices)
     if placement == "auto":
         placement = choose_placement(count, modes, storage)
     if placement == "device":
@@ -64,10 +72,8 @@ def read_fit_data(
         train = StreamedData(coefficients.read(rows, range(count)), modes)
     else:
         train = StreamedData(rows, modes)
-    test = read_split(data, "test", modes, progress=progress)
-    if test.vertices is None:
-        raise ValueError(f"{data.path}: the test split has no original vertices to validate against")
-    return FitData(train, data.basis.modes[:, :modes], test.coefficients, test.vertices)
+    test, vertices = _validation_meshes(data, modes, None, held_out, progress)
+    return FitData(train, data.basis.modes[:, :modes], test, vertices)
 
 
 def fit_principal(
@@ -78,25 +84,36 @@ def fit_principal(
     There are at most as many directions as meshes less one, and a batch has at most all meshes. Raises ValueError for
     too many modes or fewer than 2 meshes.
     """
-    rows = coefficients.train_coefficients(data, model.modes, config.mirror, progress)
+    rows = _train_rows(data, model.modes, config, _held_out(data, config, progress), progress)
     fitted, constants = scores.fit_constants(model, rows)
     return fitted, dataclasses.replace(config, batch_size=min(config.batch_size, len(rows))), constants
 
 
-def _read_scores(
-    data: Data,
-    rows: LazyCoefficients | MirroredCoefficients,
-    constants: dict[str, Any],
-    progress: Progress,
-) -> FitData:
-    """Scores of the train split on the devices, and of test meshes spread over their split."""
-    own, modes = devices.local_rows(len(rows)), rows.shape[1]
-    blocks = (rows[start : min(start + coefficients.CHUNK, own.stop)] for start in own[:: coefficients.CHUNK])
-    train = batches.resident(scores.all_rows(constants, blocks), len(rows), devices.data_mesh(), "float32")
-    num_test = len(data.splits["test"])
-    every = range(0, num_test, -(-num_test // MOST_VALIDATED))
-    test = read_split(data, "test", modes, every, progress)
+def _held_out(data: Data, config: TrainConfig, progress: Progress) -> HeldOut | None:
+    return coefficients.hold_out(data, config.holdout, config.seed, progress) if config.holdout else None
+
+
+def _train_rows(
+    data: Data, modes: int, config: TrainConfig, held_out: HeldOut | None, progress: Progress
+) -> LazyCoefficients | MirroredCoefficients:
+    meshes = held_out.meshes if held_out else None
+    return coefficients.train_coefficients(data, modes, config.mirror, progress, meshes)
+
+
+def _validation_meshes(
+    data: Data, modes: int, most: int | None, held_out: HeldOut | None, progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients and vertices to validate on, at most so many: of the test split, or of the identities held out.
+
+    The train split has no original vertices. Those that all modes of the dataset reconstruct take their place.
+    """
+    if held_out:
+        spread = held_out.held[evenly_spaced(len(held_out.held), most or len(held_out.held))]
+        whole = LazyCoefficients(data, "train", data.basis.num_modes, progress, spread)[:]
+        vertices = [np.asarray(spectral.reconstruct(data.basis, mesh)) for mesh in whole]
+        return whole[:, :modes], np.stack(vertices)
+    count = len(data.splits["test"])
+    test = read_split(data, "test", modes, range(0, count, -(-count // (most or count))), progress)
     if test.vertices is None:
         raise ValueError(f"{data.path}: the test split has no original vertices to validate against")
-    moved = scores.displacements(data.basis.modes[:, :modes], constants)
-    return FitData(train, moved, scores.all_rows(constants, [test.coefficients]), test.vertices)
+    return test.coefficients, test.vertices

@@ -12,7 +12,7 @@ from helpers import Stopping
 import spectral_jax as sj
 from spectral_jax.basis import spectral
 from spectral_jax.cli import main
-from spectral_jax.data import writer
+from spectral_jax.data import coefficients, writer
 from spectral_jax.data.dataset import Example
 from spectral_jax.network import networks
 from spectral_jax.paths import interpolate
@@ -63,12 +63,7 @@ def test_the_recipe_is_its_own_and_the_error_below_pca(trained, spheres):
 @pytest.mark.parametrize("count", [2, 12])
 def test_it_is_never_worse_than_pca(sphere, sphere_basis, tmp_path, count):
     """On meshes fewer than directions and batch, and with a learning rate that ruins it."""
-    kept = spectral.truncate(sphere_basis, 32)
-    splits = {
-        "train": sphere_examples(sphere, kept, count, 1, False),
-        "test": sphere_examples(sphere, kept, 9, 2, True),
-    }
-    data = writer.write(tmp_path / "few", kept, sphere, splits, {"recipe": "test"})
+    data = write(tmp_path / "few", sphere, sphere_basis, count)
     run = sj.train(data, tmp_path / "run", learning_rate=0.5, **OPTIONS)
     assert (run.config.model.directions, run.config.train.batch_size) == (count - 1, count)
     summary = sj.evaluate(run)
@@ -177,3 +172,25 @@ def test_the_command_line_trains_it_with_its_recipe(spheres, tmp_path, capsys):
     assert main([*command, "--conv-size", "5", "--overwrite"]) == 2
     assert "residual has no conv size" in capsys.readouterr().err
     assert networks.build(sj.load_run(folder).config.model) == sj.load_run(folder).model
+
+
+def test_identities_held_out_choose_the_checkpoint_instead_of_the_test_split(sphere, sphere_basis, tmp_path, capsys):
+    kept = spectral.truncate(sphere_basis, 32)
+    train = [mesh for seed in range(4) for mesh in twisted(sphere, kept, 20 + seed, seed, False)]
+    data = writer.write(
+        tmp_path / "data", kept, sphere, {"train": train, "test": twisted(sphere, kept, 9, 9, True)}, {"recipe": "test"}
+    )
+    for network in ("residual", "sae-lp"):
+        options = {"network": network, "latent_size": 3, "epochs": 2, "validate_every": 1, "batch_size": 16}
+        whole, held = (sj.train(data, tmp_path / f"{network} {n}", holdout=n, **options) for n in (0, 2))
+        assert [line["epoch"] for line in read_log(held.path)] == [line["epoch"] for line in read_log(whole.path)]
+        assert read_log(held.path)[-1]["spatial_validation_loss"] != read_log(whole.path)[-1]["spatial_validation_loss"]
+    held_out = coefficients.hold_out(sj.open_data(data), 2, 42)
+    assert len(held_out.identities) == 2
+    owners = [mesh.identity for mesh in train]
+    assert {owners[i] for i in held_out.held} == set(held_out.identities)
+    assert sorted([*held_out.held, *held_out.meshes]) == list(range(86))
+    with pytest.raises(ValueError, match="4 identities to hold out, the train split has 4"):
+        sj.train(data, tmp_path / "none", holdout=4, network="residual")
+    assert main(["eval", str(tmp_path / "residual 2")]) == 0
+    assert "2 identities held out of the train split" in capsys.readouterr().err.replace("\n", " ")
