@@ -28,7 +28,7 @@ import pytest
 from helpers import TINY, sphere_examples, write_2026
 from torch_archives import TREE, archive, integer, legacy, safetensors, tensor, values, written
 
-from spectral_jax.basis import spectral
+from spectral_jax.basis import raw, spectral
 from spectral_jax.bodies import motion, smplh
 from spectral_jax.data import dataset, writer
 from spectral_jax.data.pytorch_layouts import open_pytorch_layout
@@ -649,6 +649,23 @@ def metadata(folder: Path) -> Kind:
     return Kind(write, read)
 
 
+def bare_numbers(folder: Path) -> Kind:
+    found = small(folder).basis
+    paths = folder / "evecs.bin", folder / "faces.bin"
+    sound = np.asarray(found.modes, "<f4").tobytes(), np.asarray(found.faces, "<i4").tobytes()
+
+    def write(rng: random.Random) -> None:
+        spoilt = rng.randrange(2)
+        for i, path in enumerate(paths):
+            path.write_bytes(mutate(sound[i], sound[1 - i], rng) if i == spoilt else sound[i])
+
+    def read() -> None:
+        faces = raw.read_faces(paths[1])
+        raw.read_modes(paths[0], int(faces.max()) + 1)
+
+    return Kind(write, read)
+
+
 def log(folder: Path) -> Kind:
     lines = [json.dumps({"epoch": i, "spectral_train_loss": 0.1}).encode() for i in range(5)]
 
@@ -667,6 +684,7 @@ KINDS: dict[str, tuple[Callable[[Path], Kind], int]] = {  # and how many in the 
     "tar_2022": (layout_2022, 3000),
     "npy_2026": (layout_2026, 3000),
     "basis_npz": (basis, 2000),
+    "evecs_faces_bin": (bare_numbers, 2000),
     "body_npz": (body_npz, 1000),
     "body_pkl": (body_pkl, 1000),
     "sequence_npz": (sequence, 2000),

@@ -92,9 +92,9 @@ class BasisImport:
     """Import modes from another program or a published dataset, and save them as a basis file."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """Modes in columns: .npy, .evecs_6890 and the like, MATLAB .mat, or numbers as text."""
+    """Modes in columns: .npy, .evecs_6890 and the like, MATLAB .mat, text, or bare floats (.bin, rows or columns)."""
     mesh: Annotated[Path, tyro.conf.arg(metavar="FACES_OR_MESH")]
-    """The mesh, body or text of faces whose graph Laplacian has these modes."""
+    """The mesh, body, or faces (text, or bare integers .bin) whose graph Laplacian has these modes."""
     out: Path
     """The .npz file to write."""
     variable: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
@@ -105,10 +105,14 @@ class BasisImport:
     """Replace the file if it exists."""
 
     def __call__(self) -> None:
-        from spectral_jax.basis import formats, spectral
+        from spectral_jax.basis import formats, raw, spectral
 
         check_free(self.out, self.overwrite)
-        (faces, count, _), modes = read_shape(self.mesh), formats.read_modes(self.file, self.variable)
+        faces, count, _ = read_shape(self.mesh)
+        if self.file.suffix.lower() == ".bin" and self.file.is_file():
+            modes = raw.read_modes(self.file, count)
+        else:
+            modes = formats.read_modes(self.file, self.variable)
         if len(modes) != count:
             raise ValueError(f"{self.file} has modes of {len(modes)} vertices, {self.mesh} has {count}")
         if self.modes is not None and not 1 <= self.modes <= modes.shape[1]:
@@ -144,12 +148,15 @@ class BasisExport:
 
 def read_shape(path: Path) -> Shape:
     """Read a mesh, a body, or faces as text. Raises ValueError naming the file."""
+    from spectral_jax.basis import raw
     from spectral_jax.data import pytorch_layouts
     from spectral_jax.geometry import mesh, sequences
 
     suffix = path.suffix.lower()
     if suffix in (".txt", ".triv"):
         faces, vertices = pytorch_layouts.read_faces(path), None
+    elif suffix == ".bin" and path.is_file():
+        faces, vertices = raw.read_faces(path), None
     elif path.is_file():
         vertices, faces = (_body(path) if suffix == ".npz" else None) or sequences.read_template([], path)
     else:
