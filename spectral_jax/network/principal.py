@@ -14,6 +14,7 @@ from spectral_jax.geometry.sampling import evenly_spaced
 
 BLOCK = 1024  # rows read at once, so that memory does not grow with their number
 SAMPLE_BYTES = 1 << 28  # rows that are held at once
+SAMPLE_PASSES = 4  # over the rows that the iteration starts from
 OVERSAMPLING = 16  # directions iterated beyond those wanted, or twice those: more of them converge in fewer passes
 MAX_PASSES = 40
 TOLERANCE = 1e-7  # relative growth of the captured variance below which the iteration ends
@@ -47,24 +48,23 @@ def fit(rows: Rows, count: int, max_passes: int = MAX_PASSES) -> Principal:
     """The `count` leading principal components of rows, or all there are: at most one fewer than rows.
 
     Randomized subspace iteration (Halko, Martinsson and Tropp 2011) in passes over blocks of rows, whose products the
-    device computes: memory is that of about twice `count` rows, or of 256 MB of them, whatever their number. It starts
-    from the components of rows spread evenly, if there are more than 256 MB, and ends when the captured variance grows
-    no more, or after `max_passes`: a data set on disk needs few. Equal rows give equal components. Raises ValueError
-    without rows.
+    device computes: memory is that of 256 MB of rows, or of about four times `count`, whatever their number. More rows
+    than that are not held. The iteration then starts from the components of some of them, spread evenly, and ends after
+    `max_passes` over all, or when the captured variance grows no more. Equal rows give equal components. Raises
+    ValueError without rows.
     """
     if not len(rows):
         raise ValueError("principal components need at least 1 row, not 0")
     shape, num_values = rows.shape[1:], math.prod(rows.shape[1:])
     count = min(count, len(rows) - 1, num_values)
     sample = max(SAMPLE_BYTES // (4 * num_values), 4 * count)
+    start = _start(num_values, 2 * count + OVERSAMPLING)
     if sample < len(rows):
-        spread = np.asarray(rows[evenly_spaced(len(rows), sample)])
-        about, start = _iterate(spread, _start(num_values, 2 * count + OVERSAMPLING), count, MAX_PASSES)[:2]
-        width = min(count + OVERSAMPLING, start.shape[1])
-        mean, directions, variances = _iterate(rows, start[:, :width], count, max_passes, about)
+        spread = rows[np.array(evenly_spaced(len(rows), sample))]
+        mean, start, _ = _iterate(spread, start, count, SAMPLE_PASSES)
+        mean, directions, variances = _iterate(rows, start[:, : count + OVERSAMPLING], count, max_passes, mean)
     else:
-        start = _start(num_values, 2 * count + OVERSAMPLING)
-        mean, directions, variances = _iterate(rows, start, count, max_passes)
+        mean, directions, variances = _iterate(rows[:], start, count, MAX_PASSES)
     components = directions[:, :count].T
     if count:
         largest = np.take_along_axis(components, np.abs(components).argmax(axis=1, keepdims=True), axis=1)

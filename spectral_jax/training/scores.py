@@ -22,7 +22,7 @@ from spectral_jax.network.config import ModelConfig
 from spectral_jax.network.principal import Principal, Rows
 from spectral_jax.training.batches import FitData
 
-PASSES = 3  # over a train split that is too large for memory; the sample that they start from is nearly right
+PASSES = 2  # over a train split that is too large to hold: they start from a sample of it
 
 
 def fit_constants(model: ModelConfig, coefficients: Rows) -> tuple[ModelConfig, dict[str, Any]]:

@@ -43,6 +43,20 @@ def test_components_are_those_of_an_exact_decomposition(rows, values, rate, coun
     assert (1 - leading < 1e-4 / gaps.min()).all()
 
 
+@pytest.mark.parametrize("passes", [2, 40])
+def test_rows_that_are_not_held_give_the_components_of_all(monkeypatch, passes):
+    """From a sample of 160 of 3,000 rows: two passes capture what is to be captured, more also find the directions."""
+    data, count = decaying(3000, 200, 0.9), 8
+    _, components, _ = exact(data)
+    monkeypatch.setattr(principal, "SAMPLE_BYTES", 160 * 4 * 200)
+    fitted = principal.fit(data, count, passes)
+    centred = data - data.mean(axis=0, dtype=np.float64)
+    captured, most = (np.square(centred @ rows.T).sum() for rows in (fitted.components, components[:count]))
+    assert 1 - captured / most < 1e-4
+    cosines = np.linalg.svd(fitted.components.astype(np.float64) @ components[:count].T)[1]
+    assert np.arccos(np.minimum(cosines, 1)).max() < (0.05 if passes == 2 else 1e-3)
+
+
 def test_scores_and_what_they_reconstruct():
     data = decaying(80, 30, 0.7).reshape(80, 10, 3)
     fitted = principal.fit(data, 5)
