@@ -27,7 +27,7 @@ from spectral_jax.commands.train import DEMO_TRAINING
 from spectral_jax.data.dataset import read_split
 from spectral_jax.data.open import open_data
 from spectral_jax.geometry.metrics import vertex_errors_mm
-from spectral_jax.network import networks, principal, residual
+from spectral_jax.network import networks, principal
 from spectral_jax.network.config import ModelConfig
 from spectral_jax.runs.evaluate import spatial_errors_mm
 from spectral_jax.training import scores
@@ -59,12 +59,9 @@ def ours(model: ModelConfig, recipe: TrainConfig, basis, train, test, limit: flo
     data = FitData(train.coefficients, basis.modes, test.coefficients, test.vertices)
     if model.network == "residual":
         start = time.perf_counter()
-        model = dataclasses.replace(model, directions=residual.num_directions(model, len(train.coefficients)))
-        constants = residual.constants(principal.fit(train.coefficients, model.directions))
-        rows = scores.all_rows(constants, [train.coefficients])
+        model, constants = scores.fit_constants(model, train.coefficients)
+        data = scores.from_coefficients(data, constants)
         spent = time.perf_counter() - start
-        displacements = scores.displacements(basis, constants)
-        data = FitData(rows, displacements, scores.all_rows(constants, [test.coefficients]), test.vertices)
     network = networks.trained_part(networks.build(model))
     for update in fit(model, recipe, data, constants=constants):
         spent += sum(figures.get("epoch_time", 0.0) for figures in update.figures.values())
