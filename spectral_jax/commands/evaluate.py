@@ -76,15 +76,18 @@ def print_summary(
     from spectral_jax.runs import evaluate
 
     summaries = [(run, summary), *others]
-    table = Table(title=f"{data_path}, {split} split, {summary.count:,} meshes")
+    runs = ", ".join(f"{run.path} (epoch {run.epoch})" for run, _ in summaries)
+    table = Table(title=f"{runs} on {data_path}, {split} split, {summary.count:,} meshes")
     for name in ("mm", "mean", "median", "std", "min", "max"):
         table.add_column(name, justify="left" if name == "mm" else "right")
     baselines = {}
     for run, found in summaries:
         model = run.config.model
         statistics = (found.mean_mm, found.median_mm, found.std_mm, found.min_mm, found.max_mm)
-        name = f"{TITLES[model.network]}, latent {model.latent_size} ({run.path}, epoch {run.epoch})"
-        table.add_row(name, *(f"{mm:.2f}" for mm in statistics), style="bold")
+        name = f"{TITLES[model.network]}, latent {model.latent_size}"
+        alike = [other for other, _ in summaries if other.config.model == model]
+        where = f"\n{run.path}, epoch {run.epoch}" if len(alike) > 1 else ""
+        table.add_row(name + where, *(f"{mm:.2f}" for mm in statistics), style="bold")
         baselines[f"PCA, {model.latent_size} components"] = found.pca_mm
     baselines["mean shape"] = summary.mean_shape_mm
     for run, found in summaries:
