@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,10 @@ class Report:
     """The run folder."""
     data: str | None = None
     """The dataset (default: the one the run was trained on)."""
+    compare: tuple[Path, ...] = ()
+    """Other run folders, whose errors (and measures) on the same meshes stand beside those of the first."""
+    measures: bool = False
+    """Also measure the networks and PCA as shape models: compactness, generalisation and specificity."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """The .html file to write (default: report.html in the run folder, which is replaced)."""
     overwrite: bool = False
@@ -31,7 +36,7 @@ class Report:
         from spectral_jax.data import dataset
         from spectral_jax.files import safe_files
         from spectral_jax.report import document, measurements
-        from spectral_jax.runs import logs, provenance
+        from spectral_jax.runs import evaluate, logs, opened, provenance, shape_model
         from spectral_jax.runs.run import CONFIG_FILE
 
         out = self.out or self.run / "report.html"
@@ -41,15 +46,22 @@ class Report:
         log = logs.read_log(self.run)
         if not log and (self.run / logs.LOG_FILE).exists():  # converted and imported runs have no file
             raise ValueError(f"{self.run / logs.LOG_FILE}: no epoch in it yet")
-        opened = open_run(self.run, self.data)
-        data = opened.data
+        first = open_run(self.run, self.data)
+        data = first.data
         region_of = regions.body_regions(data.basis, data.metadata["source"])
         with Bars() as bars:
-            train = dataset.read_split(data, "train", opened.num_modes, progress=bars)
-            test = dataset.read_split(data, "test", opened.num_modes, progress=bars)
-            found = measurements.measure_run(opened.run, train, test, region_of, bars)
+            runs = [first, *(opened.open_run(run, data, progress=bars) for run in self.compare)]
+            most = max(each.num_modes for each in runs)
+            train, test = (dataset.read_split(data, name, most, progress=bars) for name in ("train", "test"))
+            found = measurements.measure_run(first.run, train, test, region_of, bars)
+            others = [(each.run, evaluate.evaluate_split(each.run, data.basis, train, test)) for each in runs[1:]]
+            try:
+                measure = functools.partial(shape_model.measure, train=train, test=test, progress=bars)
+                measured = [measure(each.codec) for each in runs] if self.measures else []
+            except ValueError as error:  # too few meshes, or none of an identity that is new: the page says so
+                measured = str(error)
         report = document.Report(
-            run=opened.run,
+            run=first.run,
             data=data,
             identities=test.identities,
             regions=[] if region_of is None else list(regions.REGIONS),
@@ -57,6 +69,8 @@ class Report:
             log=log,
             config=safe_files.read_json(self.run / CONFIG_FILE),
             provenance=provenance.record(data.path),
+            others=others,
+            shape_models=measured,
         )
         atomic.write_text(out, document.page(report))
         print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")

@@ -22,7 +22,12 @@ from spectral_jax.data.dataset import SCHEMA, Data, Example
 from spectral_jax.files import safe_files, torch_file
 
 Layout = Literal["upstream-2022", "upstream-2026"]
-MARKS: dict[str, Layout] = {"train.tar": "upstream-2022", "train_coeffs.npy": "upstream-2026"}  # file that each has
+MARKS: dict[str, Layout] = {  # files that each has one of
+    "train.tar": "upstream-2022",
+    "test.tar": "upstream-2022",
+    "train_coeffs.npy": "upstream-2026",
+    "vald_coeffs.npy": "upstream-2026",
+}
 COUNTS = {"train": ("nb_train",), "test": ("nb_evals", "nb_test", "nb_vald")}  # names of the counts in infos.json
 MEMBER_BYTES = {"infos.json": 1 << 20, "coeffs.pth": 256 << 20, "vertices.pth": 256 << 20}  # limits
 JSON_BYTES = 64 << 20  # limit for the list beside an array: about 350,000 meshes
@@ -37,8 +42,9 @@ def pytorch_layout(path: str | Path) -> Layout | None:
 def open_pytorch_layout(path: str | Path) -> Data:
     """Open a dataset folder of either layout, or a root folder with one dataset; meshes are read when indexed.
 
-    Modes and coefficients are cut to the smaller number of the two. The 2026 split "vald" is called "test". Raises
-    ValueError, naming file and values, if a file is missing or malformed, or if two files do not fit together.
+    Modes and coefficients are cut to the smaller number of the two. The 2026 split "vald" is called "test". The train
+    split may be absent: such a dataset can be evaluated on. Raises ValueError, naming file and values, if another file
+    is missing, if one is malformed, or if two do not fit together.
     """
     found = _datasets(Path(path))
     if len(found) != 1:
@@ -52,15 +58,18 @@ def open_pytorch_layout(path: str | Path) -> Data:
         modes_path, faces_path = _only(root, "evecs_GL_*.npy"), _only(root, "smpl_faces.txt")
     modes = _open_array(modes_path, (None, None), ("float32", "float64"))
     num_vertices, num_modes = modes.shape
+    splits: dict[str, TarSplit | ArraySplit] = {}
     if layout == "upstream-2022":
-        train = TarSplit(folder / "train.tar", num_modes)
-        test = TarSplit(folder / "test.tar", num_modes, num_vertices)
+        if (folder / "train.tar").exists():
+            splits["train"] = TarSplit(folder / "train.tar", num_modes)
+        test = splits["test"] = TarSplit(folder / "test.tar", num_modes, num_vertices)
     else:
-        train = ArraySplit(folder, "train", num_modes)
-        test = ArraySplit(folder, "vald", num_modes, num_vertices)
-    if train.num_modes != test.num_modes:
-        raise ValueError(f"{train.path} has {train.num_modes} modes, {test.path} has {test.num_modes}")
-    splits = {"train": train, "test": test}
+        if (folder / "train_coeffs.npy").exists():
+            splits["train"] = ArraySplit(folder, "train", num_modes)
+        test = splits["test"] = ArraySplit(folder, "vald", num_modes, num_vertices)
+    for split in splits.values():
+        if split.num_modes != test.num_modes:
+            raise ValueError(f"{split.path} has {split.num_modes} modes, {test.path} has {test.num_modes}")
     infos = safe_files.read_json(folder / "infos.json") if (folder / "infos.json").exists() else {}
     for name, split in splits.items():
         for key in COUNTS[name]:
@@ -68,7 +77,7 @@ def open_pytorch_layout(path: str | Path) -> Data:
                 raise ValueError(
                     f"{folder / 'infos.json'}: {key} is {infos[key]}, {split.path} has {len(split)} meshes"
                 )
-    basis = _basis(modes_path, modes[:, : train.num_modes], faces_path)
+    basis = _basis(modes_path, modes[:, : test.num_modes], faces_path)
     metadata = {
         "schema": SCHEMA,
         "num_vertices": basis.num_vertices,

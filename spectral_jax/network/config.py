@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Network = Literal["sae-lp", "residual"]
+TITLES = {"sae-lp": "SAE-LP", "residual": "residual network"}  # in tables
 Activation = Literal["ELU", "ReLU", "Tanh", "Sigmoid", "LeakyReLU"]
 POOLED = (256, 64, 32, 16)  # lengths along frequency after each pooling (Lemeunier et al. 2022, section 4)
 

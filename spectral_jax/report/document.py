@@ -22,6 +22,7 @@ from spectral_jax.report import plots
 from spectral_jax.report.measurements import Latents, ReportData, ShownMeshes
 from spectral_jax.runs import evaluate
 from spectral_jax.runs.run import Run
+from spectral_jax.runs.shape_model import ShapeModels
 
 MAX_CHARACTERS = 300  # of a value in a table
 MAX_STARTS = 4  # entries of a run's history in the tables: the latest
@@ -36,6 +37,12 @@ PANELS = {
     "latents": (
         "Latent space",
         "Test meshes by identity in front of the train split, along principal components with their share of variance.",
+    ),
+    "compactness": ("Compactness", "Share of the variance of the train split that is kept. More is better."),
+    "generalisation": ("Generalisation", "Error on test meshes of identities that are not in the train split."),
+    "specificity": (
+        "Specificity",
+        "Distance of random meshes, from one Gaussian of the latents or a mixture, to the nearest train mesh.",
     ),
     "curves": ("Training curves", "Loss: mean squared error of coefficients. Validation: on the test split."),
 }
@@ -52,6 +59,8 @@ class Report:
       log: the epochs of log.jsonl; empty for a network that was converted or imported.
       config: the content of config.json.
       provenance: when and with what the page was made.
+      others: other runs and their errors on the same meshes.
+      shape_models: measures of the run, then of the others; or a sentence that says why there are none.
     """
 
     run: Run
@@ -62,6 +71,8 @@ class Report:
     log: Sequence[Mapping[str, Any]]
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    others: Sequence[tuple[Run, evaluate.Summary]] = ()
+    shape_models: Sequence[ShapeModels] | str = ()
 
 
 def page(report: Report) -> str:
@@ -88,10 +99,12 @@ def page(report: Report) -> str:
         error=f"{summary.mean_mm:.3g}" if summary.mean_mm < 10 else f"{summary.mean_mm:.1f}",
         verdict=_verdict(summary, run.config.model.latent_size),
         warning=f'<p class="warning">{escape(warning)}</p>' if warning else "",
-        summary=_summary_rows(run, found),
+        summary=_summary_rows(report),
+        notes=_notes(report),
         shown=_shown(data, found),
         limit=f"{_limit_mm(found.shown):g}",
         figures="".join(_panel(name) for name in ("errors", "regions", "identities", "bands") if name in figures),
+        shape_models=_shape_models(figures, report.shape_models),
         latents=_panel("latents"),
         ends=" to ".join(escape(_label(data, row)) for row in found.path.rows),
         training=_panel("curves") if report.log else no_log,
@@ -139,7 +152,24 @@ def _figures(report: Report) -> dict[str, Any]:
         figures["regions"] = plots.groups(report.regions, network.region_mm, pca.region_mm)
     if report.log:
         figures["curves"] = plots.curves(report.log)
+    if report.shape_models and not isinstance(report.shape_models, str):
+        figures |= plots.shape_models(_names(report), report.shape_models)
     return figures
+
+
+def _names(report: Report) -> list[str]:
+    """What the page calls the networks: the run's first."""
+    if not report.others:
+        return [f"Network, latent {report.run.config.model.latent_size}"]
+    return evaluate.titles([report.run, *(run for run, _ in report.others)])
+
+
+def _shape_models(figures: Mapping[str, Any], measured: Sequence[ShapeModels] | str) -> str:
+    """The section on measures of shape models; empty when nothing was measured."""
+    panels = "".join(_panel(name) for name in ("compactness", "generalisation", "specificity") if name in figures)
+    reason = f"<p>Not measured: {escape(measured)}.</p>" if isinstance(measured, str) else ""
+    heading = '<section id="model">\n<h2>As a shape model</h2>\n'
+    return f'{heading}{reason}<div class="two">{panels}</div>\n</section>' if measured else ""
 
 
 def _scatter(identities: Sequence[str], latents: Latents) -> Any:
@@ -219,19 +249,28 @@ def _verdict(summary: evaluate.Summary, latent_size: int) -> str:
     return f"mean distance of a vertex from its original, {than} PCA with {_plural(latent_size, 'component')}"
 
 
-def _summary_rows(run: Run, found: ReportData) -> str:
+def _summary_rows(report: Report) -> str:
     """The rows of the table: statistics over meshes of each method."""
-    model, errors = run.config.model, found.errors
-    methods = {
-        f"Network, latent {model.latent_size}": errors.network,
-        f"PCA, {_plural(model.latent_size, 'component')}": errors.pca,
-        "Mean shape": errors.mean_shape,
-        f"Basis alone, {_plural(model.modes, 'mode')}": errors.basis_alone,
-    }
+    model, errors = report.run.config.model, report.found.errors
+    first, *rest = _names(report)
+    others = zip(rest, (summary for _, summary in report.others), strict=True)
+    methods = [
+        (first, summarise(errors.network.mesh_mm)),
+        *((name, (s.mean_mm, s.median_mm, s.std_mm, s.min_mm, s.max_mm)) for name, s in others),
+        (f"PCA, {_plural(model.latent_size, 'component')}", summarise(errors.pca.mesh_mm)),
+        ("Mean shape", summarise(errors.mean_shape.mesh_mm)),
+        (f"Basis alone, {_plural(model.modes, 'mode')}", summarise(errors.basis_alone.mesh_mm)),
+    ]
     return "".join(
-        f'<tr><th scope="row">{label}</th>{"".join(f"<td>{mm:.2f}</td>" for mm in summarise(method.mesh_mm))}</tr>'
-        for label, method in methods.items()
+        f'<tr><th scope="row">{escape(label)}</th>{"".join(f"<td>{mm:.2f}</td>" for mm in statistics)}</tr>'
+        for label, statistics in methods
     )
+
+
+def _notes(report: Report) -> str:
+    """On which meshes checkpoints were chosen."""
+    notes = (evaluate.selection_note(run) for run in (report.run, *(run for run, _ in report.others)))
+    return "".join(f'<p class="note">{escape(note)}.</p>' for note in notes if note)
 
 
 def _shown(data: Data, found: ReportData) -> str:

@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 
 from spectral_jax.geometry import colours
 from spectral_jax.report.measurements import Bands
+from spectral_jax.runs.shape_model import Measures, ShapeModels
 
 NETWORK, PCA, GREY, INK, RULE = (f"var(--{name})" for name in ("network", "pca", "grey", "ink", "rule"))
 HOVER = {"bgcolor": "var(--card)", "bordercolor": RULE, "font": {"color": INK}}
@@ -153,6 +154,55 @@ def bands(found: Bands) -> go.Figure:
         )
     figure.update_xaxes(title="mode, low to high frequency", **mode_axis(found.ends[-1]))
     figure.update_yaxes(title="rms amplitude, mm", type="log", tickvals=10.0 ** np.arange(-4, 5), tickformat="~g")
+    return _plain(figure)
+
+
+def shape_models(names: Sequence[str], measured: Sequence[ShapeModels]) -> dict[str, go.Figure]:
+    """Measures of networks and of PCA as figures: compactness and generalisation against size, and specificity.
+
+    The curves and the specificity of PCA are those of the first.
+    """
+    first, labels = measured[0], [text(name) for name in names]
+    kept = _against_size(first.sizes, [100 * share for share in first.pca_compactness])
+    errors = _against_size(first.sizes, first.pca_generalisation_mm)
+    for i, (label, found) in enumerate(zip(labels, measured, strict=True)):
+        marker = {"color": SERIES[(0, *range(2, len(SERIES)))[i % (len(SERIES) - 1)]], "size": 11, "symbol": i}
+        for figure, value in ((kept, 100 * found.network.compactness), (errors, found.network.generalisation_mm)):
+            figure.add_scatter(
+                x=[found.latent_size], y=[value], name=label, mode="markers", marker=marker, hovertemplate="%{y:.4g}"
+            )
+    kept.update_yaxes(title="variance kept, %")
+    errors.update_yaxes(title="mean vertex error, mm", rangemode="tozero")
+    return {
+        "compactness": kept,
+        "generalisation": errors,
+        "specificity": _specificity([*labels, "PCA"], [*(found.network for found in measured), first.pca]),
+    }
+
+
+def _against_size(sizes: Sequence[int], values: Sequence[float]) -> go.Figure:
+    """A curve of PCA against its number of components."""
+    figure = go.Figure()
+    line = {"color": PCA, "width": 2}
+    figure.add_scatter(x=sizes, y=values, name="PCA", mode="lines+markers", line=line, hovertemplate="%{y:.4g}")
+    figure.update_xaxes(title="latent size", type="log", tickvals=sizes, ticktext=[str(size) for size in sizes])
+    return _plain(figure)
+
+
+def _specificity(labels: Sequence[str], measured: Sequence[Measures]) -> go.Figure:
+    """Specificity of models as bars, the first at the top."""
+    figure, rows = go.Figure(), np.arange(len(labels))[::-1]
+    drawn = {
+        "one Gaussian": ([found.specificity_mm for found in measured], "var(--bar)"),
+        "mixture": ([found.mixture_specificity_mm for found in measured], NETWORK),
+    }
+    for i, (name, (values, colour)) in enumerate(drawn.items()):
+        bars = {"orientation": "h", "width": 0.36, "offset": 0.02 - 0.38 * i, "marker": {"color": colour}}
+        figure.add_bar(
+            x=values, y=rows, name=name, customdata=labels, hovertemplate="%{customdata}: %{x:.1f} mm", **bars
+        )
+    figure.update_xaxes(title="distance to the nearest train mesh, mm", rangemode="tozero")
+    figure.update_yaxes(tickvals=rows, ticktext=labels, showgrid=False, range=[-0.6, len(labels) - 0.4])
     return _plain(figure)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +14,22 @@ from jaxtyping import Array, Float
 from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.data import dataset
+from spectral_jax.data.coefficients import LazyCoefficients
 from spectral_jax.data.dataset import Data, Split
-from spectral_jax.files.progress import SILENT, Progress
+from spectral_jax.data.open import open_data
+from spectral_jax.data.recipes import DEMO_DATA
+from spectral_jax.files.progress import SILENT, Progress, track
 from spectral_jax.geometry.metrics import map_batches, summarise, vertex_errors_mm
 from spectral_jax.network import principal
-from spectral_jax.runs.opened import open_run
+from spectral_jax.network.codec import Codec, decode_batch, encode_batch
+from spectral_jax.network.config import TITLES
+from spectral_jax.network.principal import Principal
+from spectral_jax.runs.opened import OpenedRun, open_run
 from spectral_jax.runs.run import Run
-from spectral_jax.training.step import VALIDATION_BATCH, validate
+from spectral_jax.training.step import VALIDATION_BATCH
 
+NO_VERTICES = "this split has no original vertices to compare with: evaluate the test split"
+BASELINES = ("truncation_mm", "mean_shape_mm", "pca_mm")  # fields of Summary, in the order of their errors
 SUSPICIOUS = 1.2  # times the error of the mean shape; a network that was trained at all is below it
 
 
@@ -38,53 +46,143 @@ class Summary:
     """Number of meshes."""
     truncation_mm: float
     """Error of the basis alone: of the modes that the network does not use."""
-    mean_shape_mm: float
-    """Error of the mean of the train split."""
-    pca_mm: float
-    """Error of PCA with as many components as the network has latents."""
+    mean_shape_mm: float | None = None
+    """Error of the mean of the train split; None where there is no train split."""
+    pca_mm: float | None = None
+    """Error of PCA with as many components as the network has latents; None where there is no train split."""
 
 
 def evaluate(
-    run: Run | str | Path, data: Data | str | Path | None = None, split: str = "test", progress: Progress = SILENT
+    run: Run | str | Path,
+    data: Data | str | Path | None = None,
+    split: str = "test",
+    progress: Progress = SILENT,
+    baselines: Data | None = None,
 ) -> Summary:
     """Evaluate a run, or its folder, on a split of a dataset (default: the one it was trained on).
 
-    Raises ValueError as `spectral_jax.runs.opened.open_run` and `evaluate_split` do, and when there is no such split.
+    Meshes are read batch by batch. `baselines` is the dataset whose train split gives mean shape and principal
+    components (default: what `find_baselines` finds). Raises ValueError as `spectral_jax.runs.opened.open_run` and
+    `evaluate_split` do, and when there is no such split.
     """
     opened = open_run(run, data, progress=progress)
-    opened.data.records(split)  # before the train split is read
-    train = dataset.read_split(opened.data, "train", opened.num_modes, progress=progress)
-    evaluated = (
-        train if split == "train" else dataset.read_split(opened.data, split, opened.num_modes, progress=progress)
-    )
-    return evaluate_split(opened.run, opened.data.basis, train, evaluated)
+    examples = opened.data.records(split)
+    baselines = baselines or find_baselines(opened)
+    if examples[0].vertices is None:  # before the train split is read
+        raise ValueError(NO_VERTICES)
+    fitted = None
+    if baselines:
+        train = LazyCoefficients(baselines, "train", opened.num_modes, progress)
+        fitted = principal.fit(train, opened.run.config.model.latent_size)
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        starts = range(0, len(examples), VALIDATION_BATCH)
+        for start in track(starts, progress, f"evaluating {split}"):
+            rows = range(start, min(start + VALIDATION_BATCH, len(examples)))
+            batch = dataset.read_split(opened.data, split, opened.num_modes, rows)
+            if batch.vertices is None or len(batch.vertices) < len(rows):
+                raise ValueError(NO_VERTICES)
+            yield batch.coefficients, batch.vertices
+
+    return _summarise(opened.codec, fitted, batches())
 
 
-def evaluate_split(run: Run, basis: SpectralBasis, train: Split, split: Split) -> Summary:
+def evaluate_split(run: Run, basis: SpectralBasis, train: Split | None, split: Split) -> Summary:
     """Evaluate a run on a split that has vertices; `train` gives the mean shape and the principal components.
 
     Raises ValueError when the split has no meshes or no vertices, or when `basis` is not the run's.
     """
     if split.vertices is None:
-        raise ValueError("this split has no original vertices to compare with: evaluate the test split")
+        raise ValueError(NO_VERTICES)
     if not len(split.vertices):
         raise ValueError("the split has no meshes (0)")
     spectral.check_same(run.require_basis(), basis, (f"the basis of {run.path}", "that of the data"))
-    num_modes = run.config.model.modes
-    modes = jnp.asarray(run.require_basis().modes[:, :num_modes])
-    coefficients, vertices = jnp.asarray(split.coefficients[:, :num_modes]), jnp.asarray(split.vertices)
-    errors_mm, _ = validate(run.model, run.params, modes, coefficients, vertices, run.constants)
+    model, vertices = run.config.model, split.vertices
+    fitted = None if train is None else principal.fit(train.coefficients[:, : model.modes], model.latent_size)
+    ends = [(start, start + VALIDATION_BATCH) for start in range(0, len(vertices), VALIDATION_BATCH)]
+    batches = ((split.coefficients[start:end, : model.modes], vertices[start:end]) for start, end in ends)
+    return _summarise(Codec.of(run), fitted, batches)
 
-    truncation_mm = summarise(spatial_errors_mm(modes, coefficients, vertices)).mean_mm
-    sizes = (0, run.config.model.latent_size)
-    mean_shape_mm, pca_mm = pca_errors_mm(modes, train.coefficients[:, :num_modes], coefficients, vertices, sizes)
-    return Summary(
-        **summarise(errors_mm)._asdict(),
-        count=len(vertices),
-        truncation_mm=truncation_mm,
-        mean_shape_mm=mean_shape_mm,
-        pca_mm=pca_mm,
-    )
+
+def find_baselines(opened: OpenedRun) -> Data | None:
+    """The dataset whose train split gives mean shape and principal components: the run's own if it is there.
+
+    Else the one that the run was opened with; None if that has no train split.
+    """
+    own = opened.run.config.data
+    path = Path(DEMO_DATA if own == "demo" else own or ".").resolve()
+    if own and path != opened.data.path.resolve() and path.is_dir():
+        try:
+            found = open_data(path)
+            if "train" in found.splits and found.basis.num_modes >= opened.num_modes:
+                spectral.check_same(opened.basis, found.basis, (str(opened.run.path), str(path)))
+                return found
+        except ValueError:  # no longer the data that the run was trained on
+            pass
+    return opened.data if "train" in opened.data.splits else None
+
+
+def _summarise(codec: Codec, fitted: Principal | None, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Summary:
+    """The summary of a network, and of the basis, the mean shape and PCA, on batches of coefficients and vertices."""
+    displacements = None
+    if fitted is not None:
+        basis = codec.require_basis()
+        mean, components = (np.asarray(spectral.reconstruct(basis, part)) for part in fitted[:2])
+        displacements = Principal(mean, components, fitted.deviations)
+        fitted, displacements = jax.device_put((fitted, displacements))
+    found, size = [], 1
+    for coefficients, vertices in batches:
+        count = len(coefficients)
+        size = max(size, 1 << (count - 1).bit_length())  # pad a smaller last batch rather than compile for it
+        padding = [(0, size - count), (0, 0), (0, 0)]
+        padded = (np.pad(array, padding) for array in (coefficients, vertices))
+        found.append(_batch_errors_mm(codec, fitted, displacements, *padded)[:, :count])
+        if len(found) > 1:
+            found[-2] = np.asarray(found[-2])  # one batch is computed while the next is read
+    network, *others = np.concatenate(found, axis=1)
+    means = [summarise(errors_mm).mean_mm for errors_mm in others]
+    return Summary(**summarise(network)._asdict(), count=len(network), **dict(zip(BASELINES, means, strict=False)))
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def _batch_errors_mm(
+    codec: Codec,
+    fitted: Principal | None,
+    displacements: Principal | None,
+    coefficients: Float[Array | np.ndarray, "batch freq 3"],
+    vertices: Float[Array | np.ndarray, "batch vertex 3"],
+) -> Float[Array, "method batch"]:
+    """Mean vertex error of each mesh by the network, the basis alone and, given principal components, mean and PCA.
+
+    `displacements` are the components as displacements of vertices.
+    """
+    basis = codec.require_basis()
+    both = jnp.concatenate([decode_batch(codec, encode_batch(codec, coefficients)), coefficients])
+    found = [*jnp.split(spectral.reconstruct(basis, both), 2)]
+    if fitted is not None and displacements is not None:
+        scores = principal.project(fitted, coefficients)
+        found += [principal.reconstruct(displacements, x) for x in (scores[:, :0], scores)]
+    return jnp.stack([vertex_errors_mm(x, vertices).mean(axis=1) for x in found])
+
+
+def titles(runs: Sequence[Run]) -> list[str]:
+    """What to call each of several runs in a table; folder and epoch tell runs of equal options apart."""
+    models = [run.config.model for run in runs]
+    return [
+        f"{TITLES[model.network]}, latent {model.latent_size}"
+        + (f"\n{run.path}, epoch {run.epoch}" if models.count(model) > 1 else "")
+        for run, model in zip(runs, models, strict=True)
+    ]
+
+
+def selection_note(run: Run) -> str | None:
+    """On which meshes the checkpoint was chosen; None for the newest one, which nothing chose."""
+    if run.checkpoint != "best":
+        return None
+    held = run.config.train.holdout
+    chosen_on = f"{held} identities held out of the train split" if held else "the test split"
+    return f"{run.path} is its best checkpoint, chosen by its error on {chosen_on}"
 
 
 def basis_warning(summary: Summary) -> str | None:
@@ -92,9 +190,9 @@ def basis_warning(summary: Summary) -> str | None:
 
     A converted checkpoint takes the basis of the data it is given, and nothing in it tells whether that is its own.
     """
-    times = summary.mean_mm / summary.mean_shape_mm
-    if times <= SUSPICIOUS:
+    if summary.mean_shape_mm is None or summary.mean_mm <= SUSPICIOUS * summary.mean_shape_mm:
         return None
+    times = summary.mean_mm / summary.mean_shape_mm
     return (
         f"the network's error, {summary.mean_mm:.1f} mm, is {times:.1f} times that of the mean shape. Unless the "
         "network is hardly trained, the basis is probably not the one it was trained on: signs, or rotations within "

@@ -57,6 +57,8 @@ class ShapeModels:
     """Numbers of components of the curves."""
     pca_compactness: list[float]
     pca_generalisation_mm: list[float]
+    latent_size: int
+    """Of the network."""
 
 
 def measure(
@@ -101,7 +103,8 @@ def measure(
         errors_mm[curve.index(size)],
         *specificities(np.concatenate(scores)[:, :size], functools.partial(principal.reconstruct, fitted)),
     )
-    return ShapeModels(network, pca, curve, [shares[count - 1] for count in curve], errors_mm)
+    curves = [shares[count - 1] for count in curve], errors_mm
+    return ShapeModels(network, pca, curve, *curves, codec.model.config.latent_size)
 
 
 def measure_run(opened: OpenedRun, split: str = "test", progress: Progress = SILENT) -> ShapeModels:

@@ -133,6 +133,47 @@ def test_the_figures_are_those_of_evaluate(page, trained, splits):
     np.testing.assert_array_equal(faces, data.basis.faces)
 
 
+def test_other_runs_and_measures_of_shape_models(trained, data_folder, tmp_path):
+    options = ["--data", str(data_folder), "--network", "residual", "--epochs", "2", "--latent-size", "4"]
+    assert main(["train", "--run", str(tmp_path / "residual"), *options, "--batch-size", "11"]) == 0
+    out = tmp_path / "both.html"
+    assert main(["report", str(trained), "--compare", str(tmp_path / "residual"), "--measures", "--out", str(out)]) == 0
+    page = out.read_text()
+    summary = evaluate.evaluate(tmp_path / "residual")
+    row = "".join(f"<td>{getattr(summary, f'{name}_mm'):.2f}</td>" for name in ("mean", "median", "std", "min", "max"))
+    assert f'<tr><th scope="row">residual network, latent 4</th>{row}</tr>' in page
+    assert '<tr><th scope="row">SAE-LP, latent 4</th>' in page
+    assert f"{tmp_path / 'residual'} is its best checkpoint, chosen by its error on the test split" in page
+    assert "As a shape model" in page
+    figures = content(page)["figures"]
+    assert main(["eval", str(tmp_path / "residual"), "--measures", "--json", str(tmp_path / "errors.json")]) == 0
+    measured = json.loads((tmp_path / "errors.json").read_text())["shape_models"]
+    curve, *points = figures["generalisation"]["data"]
+    assert [trace["name"] for trace in (curve, *points)] == ["PCA", "SAE-LP, latent 4", "residual network, latent 4"]
+    assert curve["y"] == pytest.approx(measured["pca_generalisation_mm"], rel=1e-4)
+    assert (points[1]["x"], points[1]["y"]) == (
+        [4],
+        pytest.approx([measured["network"]["generalisation_mm"]], rel=1e-4),
+    )
+    kept = figures["compactness"]["data"][2]["y"]
+    assert kept == pytest.approx([100 * measured["network"]["compactness"]], rel=1e-4)
+    gaussian, mixture = figures["specificity"]["data"]
+    assert len(gaussian["x"]) == len(mixture["x"]) == 3
+    assert gaussian["x"][1] == pytest.approx(measured["network"]["specificity_mm"], rel=1e-3)
+
+
+def test_what_cannot_be_measured_is_said(trained, data_folder, sphere, tmp_path):
+    """Test meshes of identities that are trained on tell nothing of new ones."""
+    data = dataset.open_prepared(data_folder)
+    splits = {name: [e._replace(identity="same") for e in records] for name, records in data.splits.items()}
+    same = writer.write(tmp_path / "same", data.basis, sphere, splits, {"recipe": "test"})
+    out = tmp_path / "page.html"
+    assert main(["report", str(trained), "--data", str(same), "--measures", "--out", str(out)]) == 0
+    page = out.read_text()
+    assert "Not measured: generalisation needs meshes of identities that the train split does not have" in page
+    assert "generalisation" not in content(page)["figures"]
+
+
 def test_regions_bands_and_the_way(splits):
     data, train, test = splits
     run, region_of = untrained(data.basis), np.arange(162) % 3

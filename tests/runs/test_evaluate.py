@@ -1,14 +1,15 @@
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
-from helpers import Counted
+from helpers import TINY, Counted, sphere_examples, write_2026
 
 from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
-from spectral_jax.data import dataset
+from spectral_jax.data import dataset, pytorch_layouts, writer
 from spectral_jax.network.autoencoder import SpectralAutoencoder, init_params
 from spectral_jax.network.config import ModelConfig
 from spectral_jax.runs import evaluate
@@ -104,3 +105,63 @@ def test_identity_of_coefficients_leaves_the_truncation(splits):
         axis=1
     )
     np.testing.assert_allclose(errors, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["2022", "2026"])
+def test_a_published_dataset_without_its_train_split(layout, tmp_path, capsys):
+    from spectral_jax.cli import main
+
+    if layout == "2022":
+        root = shutil.copytree(TINY / "root", tmp_path / "root")
+        train = [root / "DEMO" / "train.tar"]
+    else:
+        folder = write_2026(tmp_path / "root", pytorch_layouts.open_pytorch_layout(TINY / "root"))
+        root, train = tmp_path / "root", list(folder.glob("train*"))
+    run = tmp_path / "run"
+    assert main(["convert", str(TINY / "last.ckpt"), str(run), "--data", str(root)]) == 0
+    whole = evaluate.evaluate(run)
+    for file in train:
+        file.unlink()
+    assert evaluate.evaluate(run) == dataclasses.replace(whole, mean_shape_mm=None, pca_mm=None)
+    capsys.readouterr()
+    assert main(["eval", str(run), "--json", str(tmp_path / "errors.json")]) == 0
+    printed = capsys.readouterr()
+    assert "PCA" not in printed.out
+    assert f"{whole.mean_mm:.2f}" in printed.out
+    assert "no train split, hence no mean shape and no PCA" in printed.err
+    assert json.loads((tmp_path / "errors.json").read_text())["pca_mm"] is None
+    for command in (["train", "--data", str(root), "--run", str(tmp_path / "no")], ["report", str(run)]):
+        assert main(command) == 2
+        assert "no split 'train', available: test" in capsys.readouterr().err
+
+
+def test_baselines_are_those_of_the_train_split_that_the_run_was_trained_on(
+    data_folder, sphere, sphere_basis, tmp_path, capsys
+):
+    from spectral_jax.cli import main
+
+    basis, other = spectral.truncate(sphere_basis, 32), tmp_path / "other"
+    splits = {
+        name: list(sphere_examples(sphere, basis, 12, seed, name == "test"))
+        for name, seed in (("train", 7), ("test", 8))
+    }
+    writer.write(other, basis, sphere, splits, {"recipe": "test"})
+    run = tmp_path / "run"
+    assert main(["train", "--data", str(data_folder), "--run", str(run), "--epochs", "1", "--latent-size", "3"]) == 0
+    loaded = evaluate.open_run(run).run
+    train = dataset.read_split(dataset.open_prepared(data_folder), "train")
+    test = dataset.read_split(dataset.open_prepared(other), "test")
+    capsys.readouterr()
+    assert (
+        main(["eval", str(run), "--data", str(data_folder), "--data", str(other), "--json", str(tmp_path / "e")]) == 0
+    )
+    printed = capsys.readouterr()
+    found = json.loads((tmp_path / "e").read_text())
+    assert list(found) == [str(data_folder), str(other)]
+    assert found[str(data_folder)] == dataclasses.asdict(evaluate.evaluate(run))
+    assert found[str(other)] == dataclasses.asdict(evaluate.evaluate_split(loaded, basis, train, test))
+    assert "all runs on all datasets" in printed.out
+    assert f"mean shape and PCA are those of the train split of {data_folder}" in printed.err.replace("\n", "")
+    away = dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, data=str(tmp_path / "away")))
+    own = dataset.read_split(dataset.open_prepared(other), "train")
+    assert evaluate.evaluate(away, other) == evaluate.evaluate_split(loaded, basis, own, test)
