@@ -5,6 +5,7 @@ train.py, eval.py and convert_torch_checkpoint.py call `main` with the name of t
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -118,6 +119,13 @@ def parse(argv: list[str]) -> Any:
         (name, *argv), prog = argv, f"{prog} {argv[0]}"
         commands, description = COMMANDS[name], GROUPS[name]
 
+    if argv[:1] == ["train"] and any(re.match("--(path|device|\\w+_)", word) for word in argv):  # perhaps published
+        from spectral_jax.pytorch import infos
+
+        translated, notes = infos.translate_arguments(argv[1:])
+        argv = ["train", *translated]
+        for note in notes:
+            console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     config = (tyro.conf.FlagCreatePairsOff,)
     if argv[:1] == ["train"] and "--network residual" in " ".join(argv).replace("=", " ") and "--resume" not in argv:
         default = recipe_options("residual")  # other defaults, which --help shows

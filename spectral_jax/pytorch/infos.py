@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spectral_jax.files import options
@@ -25,6 +25,7 @@ TRAIN_OPTIONS = {
     "learning_rate": "learning_rate",
     "check_val_every_n_epoch": "validate_every",
 }
+ARGUMENTS = {"path": "data", "job_id": "run"}  # of the published train.py; a job is a run folder under runs/
 FIXED_OPTIONS = {"model_type": "LearnedPooling", "loss_type": "MSE"}
 OTHER_OPTIONS = ("device", "job_id", "num_workers", "path", "test_batch_size")
 
@@ -63,3 +64,35 @@ def infos_from_config(config: run.RunConfig, job_id: str) -> dict[str, Any]:
     infos |= {theirs: getattr(config.train, ours) for theirs, ours in TRAIN_OPTIONS.items()}
     infos |= FIXED_OPTIONS | {"device": "cpu", "job_id": job_id, "num_workers": 1, "path": config.data}
     return dict(sorted((infos | {"test_batch_size": VALIDATION_BATCH}).items()))
+
+
+def translate_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Arguments of `train` with the published names of options replaced by ours, and a note on each one replaced.
+
+    Options without a counterpart here are left out with a note. Raises ValueError for another network or loss, and for
+    a published option without a value.
+    """
+    arguments, notes, rest = [], [], list(argv)
+    names = MODEL_OPTIONS | TRAIN_OPTIONS | ARGUMENTS
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        known = {*names, *FIXED_OPTIONS, *OTHER_OPTIONS} - {"learning_rate"}  # which is our name too
+        if not word.startswith("--") or name not in known:
+            arguments.append(word)
+            continue
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ValueError(f"--{name} needs a value")
+            value = rest.pop(0)
+        if name in FIXED_OPTIONS:
+            if value != FIXED_OPTIONS[name]:
+                raise ValueError(f"--{name} is {value}, expected {FIXED_OPTIONS[name]}")
+            notes.append(f"--{name} {value} is the only choice here and can be left out")
+        elif name in names:
+            ours = [f"--{names[name].replace('_', '-')}", f"runs/{value}" if name == "job_id" else value]
+            arguments += ours
+            notes.append(f"--{name} is called {ours[0]} here: {' '.join(ours)}")
+        else:
+            notes.append(f"--{name} {value} has no counterpart here and is ignored")
+    return arguments, notes
