@@ -54,15 +54,15 @@ def describe(report: AlignmentReport) -> str:
     text = f"{report.num_modes} modes compared: {report.flipped} flipped, {rotated}"
     text += f"; largest remaining difference of {report.compared} {report.difference:.2g}."
     if report.unmatched:
-        text += f" {len(report.unmatched)} modes do not agree: {_ranges(report.unmatched)}."
+        text += f" {len(report.unmatched)} modes do not agree: {ranges(report.unmatched)}."
     if report.cut:
         text += (
-            f" The last modes ({_ranges(report.cut)}) do not agree. Perhaps their eigenvalue is repeated beyond the "
+            f" The last modes ({ranges(report.cut)}) do not agree. Perhaps their eigenvalue is repeated beyond the "
             "last mode: align a basis computed with more modes."
         )
     if report.undetermined:
         text += (
-            f" {len(report.undetermined)} modes are undetermined ({_ranges(report.undetermined)}): there are too few "
+            f" {len(report.undetermined)} modes are undetermined ({ranges(report.undetermined)}): there are too few "
             "meshes, or these modes hardly occur in them."
         )
     return text
@@ -123,8 +123,7 @@ def _match(
     The rows of each group of (near-)repeated eigenvalues are an orthogonal Procrustes problem of their own.
     """
     columns = np.ascontiguousarray(np.asarray(basis.modes, np.float32).T)
-    eigenvalues = np.asarray(basis.eigenvalues, np.float64)
-    scale = 1.0 if basis.mass is None else 0.1 * eigenvalues[-1]
+    eigenvalues, scale = np.asarray(basis.eigenvalues, np.float64), _scale(basis)
     shared = min(len(given), len(wanted))
     aligned = columns.copy()
     difference = np.zeros(shared)
@@ -171,6 +170,16 @@ def _match(
     return replace(basis, modes=np.ascontiguousarray(aligned.T)), report
 
 
+def repeated(basis: SpectralBasis) -> list[np.ndarray]:
+    """The modes of a basis in groups of consecutive ones whose eigenvalues repeat; most groups are of one mode."""
+    return _groups(np.arange(basis.num_modes), np.asarray(basis.eigenvalues, np.float64), GAPS[0], _scale(basis))
+
+
+def _scale(basis: SpectralBasis) -> float:
+    """The eigenvalue from which on gaps are relative to the eigenvalue itself."""
+    return 1.0 if basis.mass is None else 0.1 * float(basis.eigenvalues[-1])
+
+
 class _Turn(NamedTuple):
     """A group of modes turned to its targets.
 
@@ -187,10 +196,10 @@ class _Turn(NamedTuple):
 
 def _turn(rows: np.ndarray, targets: np.ndarray, noise: float) -> _Turn:
     """Turn rows (freq, sample) of a group to as many targets or fewer."""
-    rotation = _rotation(rows, targets)
-    remaining = rotation.T[: len(targets)] @ rows - targets
+    turn = rotation(rows, targets)
+    remaining = turn.T[: len(targets)] @ rows - targets
     allowed = RESIDUAL * np.linalg.norm(targets, axis=1) + 3 * noise
-    return _Turn(rotation, remaining, bool((np.linalg.norm(remaining, axis=1) <= allowed).all()))
+    return _Turn(turn, remaining, bool((np.linalg.norm(remaining, axis=1) <= allowed).all()))
 
 
 def _groups(pending: np.ndarray, eigenvalues: np.ndarray, gap: float, scale: float) -> list[np.ndarray]:
@@ -207,7 +216,7 @@ def _rank_is_full(rows: np.ndarray, smallest: float) -> bool:
     return rows.shape[1] >= len(rows) and bool(np.linalg.svd(rows, compute_uv=False)[-1] > smallest)
 
 
-def _rotation(rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def rotation(rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Orthogonal R, float64, such that the first rows of R^T rows are nearest to the targets.
 
     Only signs, exactly, where the rotation is that within 1e-4.
@@ -219,12 +228,12 @@ def _rotation(rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
     # With fewer targets than rows this is not a Procrustes problem: take least squares, then the nearest isometry.
     overlap = rows @ targets.T if count == len(rows) else np.linalg.lstsq(rows.T, targets.T)[0]
     left, _, right = np.linalg.svd(overlap)
-    rotation = np.concatenate([left[:, :count] @ right, left[:, count:]], axis=1)
-    signs = np.diag(np.where(np.diag(rotation) < 0, -1.0, 1.0))
-    return signs if np.abs(rotation - signs).max() < 1e-4 else rotation
+    found = np.concatenate([left[:, :count] @ right, left[:, count:]], axis=1)
+    signs = np.diag(np.where(np.diag(found) < 0, -1.0, 1.0))
+    return signs if np.abs(found - signs).max() < 1e-4 else found
 
 
-def _ranges(modes: list[int], most: int = 8) -> str:
+def ranges(modes: list[int], most: int = 8) -> str:
     """Format indices as ranges: 3, 5-8, ..."""
     runs = np.split(np.array(modes), np.flatnonzero(np.diff(modes) > 1) + 1)
     words = [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs[:most]]

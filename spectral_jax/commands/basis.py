@@ -221,29 +221,44 @@ def check(path: Path, basis: SpectralBasis, vertices: np.ndarray | None) -> str:
 
 @dataclass(frozen=True)
 class BasisAlign:
-    """Align a basis with another basis of the same mesh: signs, and rotations inside repeated eigenvalues."""
+    """Align a basis with another of the same mesh: signs, and rotations inside repeated eigenvalues.
 
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """The .npz file of the basis. Compute a few more modes than needed, so that no repeated eigenvalue is cut off."""
-    out: Path
+    The other basis is in a file (--reference), or it is the one that made the coefficients of a dataset (--data), or
+    the one that a network was trained on and that is lost (--run): then --data names meshes in the basis to align.
+    """
+
+    file: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = None
+    """The .npz file of the basis. Compute a few more modes than needed, so that no repeated eigenvalue is cut off. With
+    --run, the basis is that of the dataset, and FILE is left out."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """The .npz file to write."""
     reference: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """The .npz file of the other basis."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
     """Instead of --reference: a dataset whose test split has vertices and their coefficients in the other basis."""
-    meshes: int = 64
-    """Number of meshes of the dataset to compare, evenly spaced in the split."""
+    run: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Recover the basis of this run's network from meshes of --data, which need not be those it was trained on. A run
+    without a basis gets it."""
+    meshes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Number of meshes of the dataset to compare, evenly spaced in the split (default: 64; 1,024 with --run)."""
     overwrite: bool = False
     """Replace the file if it exists."""
 
     def __call__(self) -> None:
         from spectral_jax.basis import align, spectral
 
-        if bool(self.reference) == bool(self.data):
-            raise ValueError("give either --reference or --data")
-        if self.meshes < 1:
+        if self.out is None:
+            raise ValueError("--out FILE is missing: the file to write")
+        if self.meshes is not None and self.meshes < 1:
             raise ValueError(f"--meshes must be at least 1, not {self.meshes}")
         check_free(self.out, self.overwrite)
+        if self.run is not None:
+            self._recover(self.run, self.out)
+            return
+        if bool(self.reference) == bool(self.data):
+            raise ValueError("give either --reference or --data")
+        if self.file is None:
+            raise ValueError("FILE is missing: the basis to align")
         loaded = spectral.load(self.file)
         if self.reference:
             aligned, report = align.align(loaded, spectral.load(self.reference))
@@ -261,6 +276,29 @@ class BasisAlign:
         records = data.splits.get("test", ())
         if not len(records) or records[0].vertices is None:
             raise ValueError(f"{data.path}: no test split with vertices to compare")
-        chosen = evenly_spaced(len(records), self.meshes)
+        chosen = evenly_spaced(len(records), self.meshes or 64)
         examples = [records[i] for i in track(chosen, "reading test")]
         return np.stack([e.vertices for e in examples]), np.stack([e.coefficients for e in examples])
+
+    def _recover(self, folder: Path, out: Path) -> None:
+        """Recover the basis of a run from meshes; write it, and store it in the run, if it is accepted."""
+        from spectral_jax.basis import spectral
+        from spectral_jax.runs import recovery
+        from spectral_jax.runs import run as runs
+
+        if self.file is not None or self.reference is not None or self.data is None:
+            raise ValueError("--run needs --data, meshes to recover the basis from, and takes no FILE or --reference")
+        loaded, data = runs.load_run(folder), open_data(self.data)
+        with Bars() as bars:
+            used, unused = recovery.read_meshes(data, loaded.config.model.modes, self.meshes or 1024, bars)
+            found = recovery.recover(loaded, data.basis, used, unused, bars)
+        lines = recovery.describe(found, len(used.coefficients), len(unused.coefficients))
+        if not found.accepted:
+            raise ValueError(f"{data.path}: no basis found in which the network of {folder} works: {lines[-1]}")
+        spectral.save(out, found.basis)
+        print("\n".join([f"{out}: {lines[0]}", *lines[1:]]))
+        if loaded.basis is None:
+            runs.check_basis(folder, found.basis, str(out))
+            print(f"{folder}: this is its basis now")
+        else:
+            print(f"{folder} keeps the basis it has; convert its checkpoint without --data for one that takes this one")

@@ -179,7 +179,7 @@ def read_split(
     data: Data,
     split: str,
     num_modes: int | None = None,
-    rows: range | None = None,
+    rows: Sequence[int] | None = None,
     progress: Progress = SILENT,
 ) -> Split:
     """Read a split into memory: the first `num_modes` coefficients, and the vertices if it has them.

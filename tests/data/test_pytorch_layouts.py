@@ -294,7 +294,10 @@ ERRORS = {
         (text("DEMO/test.tar", "x" * 600), "test.tar: not an uncompressed tar, or damaged"),
         (lambda root: write_tar(root / "DEMO/test.tar", {}), "test.tar: no members <key>.coeffs.pth"),
         (without("DEMO/test.tar"), "test.tar: no such file"),
-        (lambda root: shutil.rmtree(root / "DEMO"), r"0 datasets, .*\(no folder with train.tar or test.tar or train_coeffs.npy"),
+        (
+            lambda root: shutil.rmtree(root / "DEMO"),
+            r"0 datasets, .*\(no folder with train.tar or test.tar or train_coeffs.npy",
+        ),
         (text("DEMO/infos.json", '{"nb_evals": 9}'), "infos.json: nb_evals is 9, .*test.tar has 8 meshes"),
         (text("DEMO/infos.json", "3"), "infos.json: holds a int, expected a dict"),
         # the basis and the faces
