@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import signal
@@ -31,6 +32,12 @@ class View:
     """The split shown first."""
     index: int = 0
     """The index of the mesh shown first."""
+    interpolate: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="FROM TO")] = None
+    """First show the interpolation between the meshes of these two indices instead."""
+    amount: float = 0.5
+    """The position along that interpolation, 0 to 1."""
+    method: Literal["latent", "spherical", "geodesic"] = "latent"
+    """Its method in latent space."""
     backend: Literal["web", "polyscope"] = "web"
     """web: a page for web browsers. polyscope: a window."""
     port: int = 8080
@@ -43,6 +50,8 @@ class View:
     def __call__(self) -> None:
         from spectral_jax.viewer import polyscope, scene, web
 
+        if not 0 <= self.amount <= 1:
+            raise ValueError(f"--amount must be from 0 to 1, not {self.amount}")
         if self.backend == "polyscope":
             polyscope.check_display(self.screenshot)
         elif self.screenshot:
@@ -59,8 +68,12 @@ class View:
             return scene.Subject(open_run(self.run if name == path.name else path.parent / name, self.data))
 
         with console.status(f"loading {self.run}"):
-            load(path.name).mesh(self.split, self.index)
+            for index in self.interpolate or (self.index,):
+                load(path.name).mesh(self.split, index)
         gallery, choice = scene.Gallery(names, load), scene.Choice(split=self.split, index=self.index)
+        if self.interpolate:
+            pair = dict(zip(("start", "end"), self.interpolate, strict=True))
+            choice = dataclasses.replace(choice, show="interpolation", **pair, amount=self.amount, method=self.method)
         if self.backend == "polyscope":
             polyscope.view(gallery, path.name, choice, self.screenshot)
             return

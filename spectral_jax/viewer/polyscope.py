@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
@@ -52,7 +53,8 @@ def view(gallery: Gallery, name: str, choice: Choice, screenshot: Path | None) -
         ps.init("openGL3_egl" if screenshot else "auto")
     except RuntimeError as error:
         raise ValueError(f"Polyscope cannot draw here: {error}") from error
-    ps.set_ground_plane_mode("none")
+    ps.set_ground_plane_mode("shadow_only")
+    ps.set_ground_plane_height_factor(0.0)
     ps.set_transparency_mode("pretty")
     ps.set_right_gui_pane_width(PANE)
     load_colours()
@@ -86,6 +88,7 @@ class Window:
         self.gallery, self.name, self.subject = gallery, name, gallery.load(name)
         self.choice, self.random = scene.clamp(choice, self.subject), np.random.default_rng()
         self.panes, self.framed, self.playing, self.wrong = panes, None, False, ""
+        self.pairs = functools.lru_cache(lambda split: scene.pairs(self.subject, split))
 
     def draw(self) -> None:
         """Show the meshes of the choice."""
@@ -147,6 +150,7 @@ class Window:
         import polyscope as ps
 
         self.subject, self.name, self.playing = self.gallery.load(name), name, False
+        self.pairs.cache_clear()
         self.choice = scene.clamp(self.choice, self.subject)
         ps.remove_all_structures()
         self.draw()
@@ -193,6 +197,9 @@ class Window:
         start, end = (im.SliderInt(label, i, 0, last)[1] for label, i in (("from", choice.start), ("to", choice.end)))
         if im.Button("random pair"):
             start, end = self.random.permutation(last + 1)[[0, -1]].tolist()
+        for name, pair in self.pairs(choice.split).items():
+            if im.Button(name):
+                start, end = pair
         method = pick(im, "method", get_args(Method), choice.method)
         amount = im.SliderFloat("a", choice.amount, 0.0, 1.0)[1]
         self.playing = im.Checkbox("play", self.playing)[1]

@@ -30,6 +30,7 @@ NUM_ENCODED = 256  # meshes of the train split that the ranges of latents come f
 NUM_BOXED = 32  # meshes of the train split that the size of a mesh's place comes from
 NUM_CACHED = 64  # samples, and geodesics, kept of a run
 GEODESIC_POINTS = 16
+PUBLISHED_PAIR = 10, 871  # test meshes that the published viewer starts with
 FAINT = 0.4  # opacity of meshes that are only shown for comparison
 
 
@@ -238,6 +239,32 @@ def _compose_interpolation(subject: Subject, choice: Choice) -> Picture:
         Layer("to", end.vertices, opacity=FAINT, column=columns[3]),
     ]
     return Picture(layers, "between the paths", *_distances(moved, straight), [start.label, end.label])
+
+
+def pairs(subject: Subject, split: str) -> dict[str, tuple[int, int]]:
+    """Pairs of meshes of a split that show something when they are interpolated, by what they show.
+
+    They are chosen by their latents, among up to 256 meshes spread over the split, and the first may be the pair of
+    the published viewer, on the published data.
+    """
+    count = len(subject.data.splits[split])
+    rows = evenly_spaced(count, NUM_ENCODED)
+    found = {"published, figure 11": PUBLISHED_PAIR} if max(PUBLISHED_PAIR) < count else {}
+    samples = [example(subject.data, split, row) for row in rows]
+    modes = subject.run.config.model.modes
+    latents = subject.codec.encode(np.stack([sample.coefficients[:modes] for sample in samples]))
+    apart = np.linalg.norm(latents[:, None] - latents[None], axis=-1)
+    owners = np.array([sample.identity for sample in samples], object)
+    same = owners[:, None] == owners[None]
+    for name, distances in (
+        ("most different", apart),
+        ("most different of one identity", np.where(same, apart, -1)),
+        ("most alike of two identities", np.where(same, -np.inf, -apart)),
+    ):
+        start, end = np.unravel_index(np.argmax(distances), distances.shape)
+        if start != end:
+            found[name] = rows[start], rows[end]
+    return found
 
 
 def _distances(vertices: np.ndarray, other: np.ndarray) -> tuple[float, float]:

@@ -386,6 +386,18 @@ def test_nothing_is_drawn_for_a_browser_that_has_gone(opened):
     assert opened.choice.index == 1
 
 
+def test_pairs_that_show_something(subject, monkeypatch):
+    """By the latents: the farthest, and the nearest of two identities; all test spheres are of one."""
+    found = scene.pairs(subject, "test")
+    assert found.keys() == {"most different", "most different of one identity"}
+    samples = [subject.mesh("test", i) for i in range(9)]
+    apart = {(i, j): np.linalg.norm(samples[i].latent - samples[j].latent) for i in range(9) for j in range(i)}
+    assert tuple(sorted(found["most different"], reverse=True)) == max(apart, key=apart.get)
+    monkeypatch.setattr(scene, "PUBLISHED_PAIR", (3, 8))
+    assert scene.pairs(subject, "test")["published, figure 11"] == (3, 8)
+    assert "published, figure 11" in scene.pairs(subject, "train")
+
+
 # the command
 
 
@@ -398,6 +410,8 @@ def test_nothing_is_drawn_for_a_browser_that_has_gone(opened):
         (["--index", "9"], "no mesh 9 in split test (available: 0 to 8)"),
         (["--split", "vald"], "no split 'vald', available: train, test"),
         (["--data", "nowhere"], "nowhere: no such data folder"),
+        (["--interpolate", "0", "9"], "no mesh 9 in split test (available: 0 to 8)"),
+        (["--interpolate", "0", "1", "--amount", "1.5"], "--amount must be from 0 to 1, not 1.5"),
         (["--screenshot", "a.png"], "--screenshot a.png needs --backend polyscope, not web"),
         (["--backend", "polyscope", "--screenshot", "a.gif"], "a.gif: expected a name that ends in .png or .jpg"),
     ],
@@ -498,6 +512,17 @@ def test_polyscope_draws_a_picture_without_a_display(polyscope_picture):
     assert counts.max() < 0.98 * len(pixels)
 
 
+@pytest.mark.needs("polyscope", "egl")
+def test_polyscope_draws_an_interpolation_without_a_display(polyscope_picture, runs, tmp_path):
+    pictures = []
+    for amount in ("0", "1"):
+        path = tmp_path / f"{amount}.png"
+        options = ["--interpolate", "2", "7", "--amount", amount, "--screenshot", str(path)]
+        assert cli.main(["view", str(runs / "four"), "--backend", "polyscope", *options]) == 0
+        pictures.append(path.read_bytes())
+    assert len({polyscope_picture.read_bytes(), *pictures}) == 3
+
+
 class Imgui:
     """Controls of Polyscope's that a hand has moved: by label, what each is set to."""
 
@@ -547,6 +572,8 @@ def test_the_window_follows_its_controls(polyscope_picture, gallery, subject):
     assert ps.get_surface_mesh("latent").is_enabled()
     assert not ps.get_surface_mesh("original").is_enabled()
     window.playing = False
+    window.choice = window.controls(Imgui(**{"most different": True}))
+    assert (window.choice.start, window.choice.end) == scene.pairs(subject, "test")["most different"]
     window.choice = window.controls(Imgui(show="latent walk"))
     window.choice = window.controls(Imgui(z1=0.25))
     assert window.choice.latent[0] == 0.25
