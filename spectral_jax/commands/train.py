@@ -46,7 +46,7 @@ class Demo:
             resume = (run / "config.json").is_file() and not self.overwrite
             dataclasses.replace(options, run=run, resume=resume, overwrite=self.overwrite)()
         Eval(DEMO_RUN, compare=(DEMO_RESIDUAL_RUN,))()
-        Report(DEMO_RUN)()
+        Report(DEMO_RUN, compare=(DEMO_RESIDUAL_RUN,))()
         console.print(f"open it in a browser; to look closer: spectral-jax view {DEMO_RESIDUAL_RUN}", highlight=False)
 
 

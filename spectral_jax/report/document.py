@@ -38,7 +38,10 @@ PANELS = {
         "Latent space",
         "Test meshes by identity in front of the train split, along principal components with their share of variance.",
     ),
-    "compactness": ("Compactness", "Share of the variance of the train split that is kept. More is better."),
+    "compactness": (
+        "Compactness",
+        "Share of the variance of the train split that is lost. Less is better.",
+    ),
     "generalisation": ("Generalisation", "Error on test meshes of identities that are not in the train split."),
     "specificity": (
         "Specificity",

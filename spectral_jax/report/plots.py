@@ -23,6 +23,7 @@ MAX_CHARACTERS = 28  # of a name
 MAX_GROUPS = 20  # identities or regions in a figure
 MAX_POINTS = 2000  # of a curve
 NUM_BINS = 24  # of the histogram
+TICKS = [digit * 10.0**exponent for exponent in range(-4, 5) for digit in (1, 2, 5)]  # of a logarithmic axis
 
 
 def text(name: str) -> str:
@@ -163,29 +164,28 @@ def shape_models(names: Sequence[str], measured: Sequence[ShapeModels]) -> dict[
     The curves and the specificity of PCA are those of the first.
     """
     first, labels = measured[0], [text(name) for name in names]
-    kept = _against_size(first.sizes, [100 * share for share in first.pca_compactness])
-    errors = _against_size(first.sizes, first.pca_generalisation_mm)
+    lost = _against_size(first.sizes, [100 * (1 - share) for share in first.pca_compactness], "variance lost, %")
+    errors = _against_size(first.sizes, first.pca_generalisation_mm, "mean vertex error, mm")
     for i, (label, found) in enumerate(zip(labels, measured, strict=True)):
         marker = {"color": SERIES[(0, *range(2, len(SERIES)))[i % (len(SERIES) - 1)]], "size": 11, "symbol": i}
-        for figure, value in ((kept, 100 * found.network.compactness), (errors, found.network.generalisation_mm)):
+        for figure, value in ((lost, 100 * (1 - found.network.compactness)), (errors, found.network.generalisation_mm)):
             figure.add_scatter(
                 x=[found.latent_size], y=[value], name=label, mode="markers", marker=marker, hovertemplate="%{y:.4g}"
             )
-    kept.update_yaxes(title="variance kept, %")
-    errors.update_yaxes(title="mean vertex error, mm", rangemode="tozero")
     return {
-        "compactness": kept,
+        "compactness": lost,
         "generalisation": errors,
         "specificity": _specificity([*labels, "PCA"], [*(found.network for found in measured), first.pca]),
     }
 
 
-def _against_size(sizes: Sequence[int], values: Sequence[float]) -> go.Figure:
+def _against_size(sizes: Sequence[int], values: Sequence[float], title: str) -> go.Figure:
     """A curve of PCA against its number of components."""
     figure = go.Figure()
     line = {"color": PCA, "width": 2}
     figure.add_scatter(x=sizes, y=values, name="PCA", mode="lines+markers", line=line, hovertemplate="%{y:.4g}")
     figure.update_xaxes(title="latent size", type="log", tickvals=sizes, ticktext=[str(size) for size in sizes])
+    figure.update_yaxes(title=title, type="log", tickvals=TICKS, tickformat="~g")
     return _plain(figure)
 
 
@@ -201,7 +201,7 @@ def _specificity(labels: Sequence[str], measured: Sequence[Measures]) -> go.Figu
         figure.add_bar(
             x=values, y=rows, name=name, customdata=labels, hovertemplate="%{customdata}: %{x:.1f} mm", **bars
         )
-    figure.update_xaxes(title="distance to the nearest train mesh, mm", rangemode="tozero")
+    figure.update_xaxes(title="distance, mm", rangemode="tozero")
     figure.update_yaxes(tickvals=rows, ticktext=labels, showgrid=False, range=[-0.6, len(labels) - 0.4])
     return _plain(figure)
 

@@ -155,8 +155,8 @@ def test_other_runs_and_measures_of_shape_models(trained, data_folder, tmp_path)
         [4],
         pytest.approx([measured["network"]["generalisation_mm"]], rel=1e-4),
     )
-    kept = figures["compactness"]["data"][2]["y"]
-    assert kept == pytest.approx([100 * measured["network"]["compactness"]], rel=1e-4)
+    lost = figures["compactness"]["data"][2]["y"]
+    assert lost == pytest.approx([100 * (1 - measured["network"]["compactness"])], rel=1e-3)
     gaussian, mixture = figures["specificity"]["data"]
     assert len(gaussian["x"]) == len(mixture["x"]) == 3
     assert gaussian["x"][1] == pytest.approx(measured["network"]["specificity_mm"], rel=1e-3)
