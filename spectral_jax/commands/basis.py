@@ -240,7 +240,7 @@ class BasisAlign:
     """Recover the basis of this run's network from meshes of --data, which need not be those it was trained on. A run
     without a basis gets it."""
     meshes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Number of meshes of the dataset to compare, evenly spaced in the split (default: 64; 1,024 with --run)."""
+    """Number of meshes of the dataset to compare, evenly spaced in the split (default: 64; 512 with --run)."""
     overwrite: bool = False
     """Replace the file if it exists."""
 
@@ -290,7 +290,7 @@ class BasisAlign:
             raise ValueError("--run needs --data, meshes to recover the basis from, and takes no FILE or --reference")
         loaded, data = runs.load_run(folder), open_data(self.data)
         with Bars() as bars:
-            used, unused = recovery.read_meshes(data, loaded.config.model.modes, self.meshes or 1024, bars)
+            used, unused = recovery.read_meshes(data, loaded.config.model.modes, self.meshes or 512, bars)
             found = recovery.recover(loaded, data.basis, used, unused, bars)
         lines = recovery.describe(found, len(used.coefficients), len(unused.coefficients))
         if not found.accepted:

@@ -23,7 +23,7 @@ BATCH = 64  # meshes in a batch; 16 to 64 are within 30 % on two CPU cores, and 
 AHEAD = 2  # batches that are computed while an earlier one is fetched
 NO_BASIS = (
     "has no basis, so its coefficients have no vertices: convert its checkpoint again with the dataset, "
-    "`spectral-jax convert ... --data DATA`"
+    "`spectral-jax convert ... --data DATA`, or recover it, `spectral-jax basis align --run`"
 )
 
 

@@ -197,7 +197,7 @@ def basis_warning(summary: Summary) -> str | None:
         f"the network's error, {summary.mean_mm:.1f} mm, is {times:.1f} times that of the mean shape. Unless the "
         "network is hardly trained, the basis is probably not the one it was trained on: signs, or rotations within "
         "repeated eigenvalues, differ. `spectral-jax basis align` turns a basis into the original one, given that "
-        "basis (--reference) or a dataset of vertices and coefficients (--data)."
+        "basis (--reference), a dataset of vertices and coefficients (--data), or the network alone (--run)."
     )
 
 
