@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from rich.console import Console
+from rich.table import Table
 
 from spectral_jax.commands.console import Bars, console
 from spectral_jax.commands.dataset import data_source, ensure_demo_data, open_data
@@ -88,6 +90,11 @@ class Train:
     pictures: int = 3
     """Number of test meshes to draw for TensorBoard during training (needs Pillow). TensorBoard also gets histograms of
     the latents. 0 disables both."""
+    step_losses: bool = False
+    """Also write the loss of every step for TensorBoard, which slows short steps down."""
+    profile: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 0
+    """Record what the devices do during so many steps, or a few more, once they run at full speed. Prints the slowest
+    operations, and writes a trace for TensorBoard and Perfetto to the run folder."""
     deterministic: bool = False
     """Use only deterministic kernels: the same seed on the same GPU then gives the same bytes, more slowly. CPUs need
     no such option."""
@@ -101,13 +108,15 @@ class Train:
     """The number of this process, from 0."""
 
     def __call__(self) -> None:
-        from spectral_jax.runs import run, train
+        from spectral_jax.runs import profiling, run, train
         from spectral_jax.training import devices
+        from spectral_jax.training.batches import num_steps
 
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite exclude each other")
-        if self.pictures < 0:
-            raise ValueError(f"pictures must be at least 0, not {self.pictures}")
+        for name in ("pictures", "profile"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if self.deterministic:
             devices.make_deterministic()
         if self.distributed or self.coordinator or self.num_processes is not None or self.process_id is not None:
@@ -132,10 +141,15 @@ class Train:
         ):
             if self.resume and run.data_changed(folder):
                 console.print(f"note: the data have changed since {folder} was last trained", soft_wrap=True)
-            for update in train.train_run(
-                folder, fit_data, storage=self.storage, pictures=self.pictures, progress=signals
-            ):
+            options = {"storage": self.storage, "pictures": self.pictures, "step_losses": self.step_losses}
+            updates = train.train_run(folder, fit_data, **options, progress=signals)
+            if self.profile:
+                steps = num_steps(fit_data.num_meshes, training.batch_size)
+                updates = profiling.record(updates, folder / profiling.FOLDER, self.profile, steps)
+            for update in updates:
                 print_validations(update)
+            if self.profile:
+                print_operations(folder / profiling.FOLDER)
         if signals.received is not None:
             how = f"train.py --run {folder} --resume --data {config.data}"
             console.print(f"saved; resume with: {how}", soft_wrap=True)
@@ -184,6 +198,25 @@ def print_validations(update: Any) -> None:
                     f"{figures['meshes_per_second']:,.0f} meshes/s"
                 )
             console.print(line, highlight=False, soft_wrap=True)
+
+
+def print_operations(folder: Path) -> None:
+    """Print the slowest operations of a profile as a table."""
+    from spectral_jax.runs import profiling
+
+    operations = profiling.slowest(folder)
+    if not operations:
+        console.print("note: training ended before the profile began")
+        return
+    table = Table("operation", title="where the time went")
+    for name in ("calls", "ms", "%"):
+        table.add_column(name, justify="right")
+    total = sum(operation.milliseconds for operation in operations)
+    for operation in operations[:15]:
+        share = 100 * operation.milliseconds / total
+        table.add_row(operation.name, f"{operation.calls:,}", f"{operation.milliseconds:,.1f}", f"{share:.1f}")
+    Console().print(table)
+    print(f"{folder}: the whole trace, for `tensorboard --logdir` with its profile plugin")
 
 
 def stored_options(folder: Path | None) -> Train:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from spectral_jax.files import atomic, safe_files
 
 LOG_FILE = "log.jsonl"
 EVENTS_FOLDER = "tb_logs"
+STEPS_FOLDER = "steps"
 LOG_BYTES = 64 << 20  # about 250,000 epochs
 
 
@@ -23,7 +25,9 @@ class RunLog:
         kept = [line for line in read_log(run_folder) if line["epoch"] <= epoch]
         atomic.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
-        self._events = _summary_writer()(str(run_folder / EVENTS_FOLDER), purge_step=epoch + 1, write_to_disk=True)
+        self._folder = run_folder / EVENTS_FOLDER
+        self._events = _summary_writer()(str(self._folder), purge_step=epoch + 1, write_to_disk=True)
+        self._steps = None  # in files of their own, as they count otherwise
 
     def write(self, figures: dict[int, dict[str, float]]) -> None:
         """Log the figures by name of each epoch; epochs count from 1."""
@@ -31,6 +35,12 @@ class RunLog:
             self._file.write(json.dumps({"epoch": epoch, **values}) + "\n")
             for name, value in values.items():
                 self._events.add_scalar(name, value, epoch)
+
+    def write_step(self, step: Any, loss: Any) -> None:
+        """Log the loss of a step for TensorBoard; steps count from 1 over all epochs."""
+        if self._steps is None:
+            self._steps = _summary_writer()(str(self._folder / STEPS_FOLDER), purge_step=int(step), write_to_disk=True)
+        self._steps.add_scalar("spectral_train_loss of a step", float(loss), int(step))
 
     def show(self, epoch: int, latents: np.ndarray, picture: np.ndarray | None) -> None:
         """Show a histogram of each column of latents (mesh, latent), and a picture (height, width, 3) if given."""
@@ -45,6 +55,8 @@ class RunLog:
     def __exit__(self, *_):
         self._file.close()
         self._events.close()
+        if self._steps is not None:
+            self._steps.close()
 
 
 def _summary_writer() -> type:

@@ -133,14 +133,16 @@ def train_run(
     *,
     storage: Storage = "float32",
     pictures: int = 0,
+    step_losses: bool = False,
     progress: Progress = SILENT,
 ) -> Iterator[TrainingUpdate]:
     """Train a run folder from its newest checkpoint, or from the start, to its last epoch; yields about once a second.
 
     Logs every epoch. Writes the checkpoint `last` at every validation and every ten minutes, and `best` at the lowest
     validation error. When `progress.should_stop()`, it writes `last` and ends. With `pictures`, TensorBoard gets
-    pictures of that number of test meshes, and histograms of latents, at ever fewer validations. Of several processes
-    the main one writes. Raises ValueError when another process trains the run.
+    pictures of that number of test meshes, and histograms of latents, at ever fewer validations; with `step_losses`,
+    the loss of every step. Of several processes the main one writes. Raises ValueError when another process trains the
+    run.
     """
     folder, main = Path(folder), devices.is_main()
     config = run.load_config(folder)
@@ -156,7 +158,9 @@ def train_run(
             RunLog(folder, epoch) if main else contextlib.nullcontext() as log,
         ):
             bar.show(kept, "compiling")
-            for update in loop.fit(config.model, config.train, data, kept, storage=storage, constants=constants):
+            on_step = log.write_step if log and step_losses else None
+            options = {"storage": storage, "constants": constants, "on_step": on_step}
+            for update in loop.fit(config.model, config.train, data, kept, **options):
                 position = update.position
                 validated = any("spatial_validation_loss" in figures for figures in update.figures.values())
                 late = time.monotonic() - saved_at > CHECKPOINT_SECONDS

@@ -34,6 +34,8 @@ class TrainContext(NamedTuple):
     config: TrainConfig
     device_mesh: Mesh | None = None
     """The devices that share every batch; None: the steps are not split."""
+    on_step: Callable[[Any, Any], None] | None = None
+    """Called with the number of every step, from 1, and its loss; it costs a return to the host each."""
 
     @property
     def axis(self) -> str | None:
@@ -91,6 +93,8 @@ def train_steps(
         # the same sums, bit for bit.
         total = lax.optimization_barrier(loss * batch.num_valid)
         meshes, skipped = batch.num_valid, sums.skipped
+        if context.on_step:
+            jax.debug.callback(context.on_step, state.step, loss)
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
         bad_step = jnp.where((sums.bad_step < 0) & ~good, step, sums.bad_step)
         if config.skip_bad_steps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -43,16 +43,18 @@ def fit(
     device_mesh: Mesh | None = None,
     storage: Storage = "float32",
     constants: Any = None,
+    on_step: Callable[[Any, Any], None] | None = None,
 ) -> Iterator[TrainingUpdate]:
     """Train from a position (default: a new network) to `config.epochs`; yield an update about once a second.
 
     The devices of `device_mesh` (default: all) share every batch. A residual network takes its `constants` and the data
     of `training.scores`; its first update, of epoch 0, is the error of the untrained network. The result depends
-    neither on how the coefficients reach the devices nor on interruptions, bit for bit on one CPU device. Raises
+    neither on how the coefficients reach the devices nor on interruptions, bit for bit on one CPU device. `on_step` is
+    called with the number of every step, from 1, and its loss, from each device of this process. Raises
     FloatingPointError with the epoch, the step and the learning rate when the loss is not finite.
     """
     device_mesh = devices.data_mesh() if device_mesh is None else device_mesh
-    context = TrainContext(networks.trained_part(networks.build(model_config)), config, device_mesh)
+    context = TrainContext(networks.trained_part(networks.build(model_config)), config, device_mesh, on_step)
     position = init_progress(model_config, config) if position is None else position
     position = position._replace(state=devices.replicate(position.state, device_mesh))
     test = devices.replicate((*data[1:], constants), device_mesh)
