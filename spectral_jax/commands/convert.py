@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from spectral_jax.commands.console import console
+from spectral_jax.commands.console import Bars, console
 from spectral_jax.commands.dataset import data_source, open_data
 from spectral_jax.files import atomic
+
+if TYPE_CHECKING:
+    from spectral_jax.pytorch.published import Published
+    from spectral_jax.runs.run import RunConfig
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,23 @@ class Convert:
     """Also write the comparison to this JSON file."""
     meshes: int = 16
     """Number of meshes that --verify compares."""
+    against: Annotated[Path | None, tyro.conf.arg(metavar="CHECKOUT")] = None
+    """Compare with the published code itself: a clone of https://github.com/MEPP-team/SAE, run in its own process."""
+    python: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """The Python interpreter that runs CHECKOUT; it needs PyTorch (default: this one)."""
+    steps: int = 0
+    """Also train both for so many steps, by the published recipe, and compare what comes of it. Goes with --against."""
 
     def __call__(self) -> None:
-        from spectral_jax.pytorch import lightning
+        from spectral_jax.pytorch import lightning, published
 
+        if self.against and not self.verify:
+            raise ValueError("--against goes with --verify")
         if self.show:
             return self._show()
         exporting, target = self.source.is_dir(), self._target()
         self._check(exporting, target)
+        code = published.find(self.against, self.python or sys.executable) if self.against else None
         data = open_data(self.data) if self.data else None
         if self.verify and data and ("test" not in data.splits or data.splits["test"][0].vertices is None):
             raise ValueError(f"{data.path}: no test split with original vertices to compare on")
@@ -62,7 +76,7 @@ class Convert:
             meshes = self._meshes(target, data) if self.verify else None
             folder, file = target, self.source
         if meshes:
-            self._verify(folder, file, *meshes)
+            self._verify(folder, file, *meshes, code)
 
     def _show(self) -> None:
         """Print what is in the file."""
@@ -99,6 +113,10 @@ class Convert:
             raise ValueError("--data goes with --verify when the source is a run folder")
         if self.json and not self.verify:
             raise ValueError("--json goes with --verify")
+        if not self.against and (self.steps or self.python):
+            raise ValueError("--steps and --python go with --against")
+        if self.steps < 0:
+            raise ValueError(f"--steps must be at least 0, not {self.steps}")
         if self.meshes < 1:
             raise ValueError(f"--meshes must be at least 1, not {self.meshes}")
 
@@ -139,7 +157,7 @@ class Convert:
         modes = np.asarray(data.basis.modes[:, : config.modes])
         return (coefficients, modes, vertices), f"{len(chosen)} meshes of {self.data}"
 
-    def _verify(self, folder: Path, file: Path, meshes: tuple, described: str) -> None:
+    def _verify(self, folder: Path, file: Path, meshes: tuple, described: str, code: Published | None) -> None:
         """Compare the run folder with the checkpoint file, both as they are on disk."""
         from spectral_jax.pytorch import lightning, verify
         from spectral_jax.runs import checkpoint, run
@@ -148,16 +166,8 @@ class Convert:
         params = checkpoint.restore(folder / "last", config.model, config.train).state.params
         _, weights, *_ = lightning.read_weights(file, self.weights, self.ignore)
         rows = [verify.verify_parameters(weights, params)]
-        try:
-            import torch
-        except ImportError:
-            line = "torch is not installed: pip install 'spectral-jax[torch]' for the comparison with PyTorch"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-            title = f"JAX in float32 against float64, {described}"
-            rows += verify.verify_precision(config.model, params, *meshes)
-        else:
-            title = f"JAX against PyTorch {torch.__version__}, {described}"
-            rows += verify.verify(config.model, weights, params, *meshes)
+        compared, title = self._compare(config, weights, params, meshes, code)
+        title, rows = f"{title}, {described}", rows + compared
         print_rows(rows, title)
         if self.json:
             atomic.write_json(self.json, record(rows, title))
@@ -165,6 +175,27 @@ class Convert:
         print(f"{failed} of {len(rows)} comparisons failed" if failed else f"all {len(rows)} comparisons passed")
         if failed:
             raise SystemExit(1)
+
+    def _compare(self, config: RunConfig, weights, params, meshes: tuple, code: Published | None) -> tuple[list, str]:
+        """The rows of the comparison, and what was compared: with the published code, with torch, or without."""
+        from spectral_jax.pytorch import published, verify
+
+        if code:
+            options = weights, params, *meshes
+            with Bars() as bars:
+                rows = published.verify_published(
+                    code, config.model, config.train, *options, steps=self.steps, progress=bars
+                )
+            training = f", {self.steps} steps of training" if self.steps else ""
+            return rows, f"JAX against {self.against} ({code.versions}){training}"
+        try:
+            import torch
+        except ImportError:
+            line = "torch is not installed: pip install 'spectral-jax[torch]' for the comparison with PyTorch"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            return verify.verify_precision(config.model, params, *meshes), "JAX in float32 against float64"
+        rows = verify.verify(config.model, weights, params, *meshes)
+        return rows, f"JAX against PyTorch {torch.__version__}"
 
 
 def print_rows(rows, title: str) -> None:

@@ -75,11 +75,11 @@ def verify(
     Vertices and their error need `modes`; without `vertices`, the originals are reconstructed from the coefficients.
     Raises ImportError without torch.
     """
-    rows, vertices = [], _originals(coefficients, modes, vertices)
+    rows, vertices = [], originals_of(coefficients, modes, vertices)
     for dtype in ("float32", "float64"):
         expected = _torch_values(model_config, state_dict, coefficients, modes, vertices, dtype)
-        found = _jax_values(model_config, params, coefficients, modes, vertices, dtype)
-        rows += _compare(found, expected, dtype)
+        found = jax_values(model_config, params, coefficients, modes, vertices, dtype)
+        rows += compare(found, expected, dtype)
     return rows
 
 
@@ -91,11 +91,11 @@ def verify_precision(
     vertices: Float[np.ndarray, "batch vertex 3"] | None = None,
 ) -> list[Row]:
     """The comparison that needs no torch: JAX in float32 with JAX in float64, in the rows of `verify`."""
-    vertices = _originals(coefficients, modes, vertices)
+    vertices = originals_of(coefficients, modes, vertices)
     found, expected = (
-        _jax_values(model_config, params, coefficients, modes, vertices, dtype) for dtype in ("float32", "float64")
+        jax_values(model_config, params, coefficients, modes, vertices, dtype) for dtype in ("float32", "float64")
     )
-    return _compare(found, expected, "float32/64")
+    return compare(found, expected, "float32/64")
 
 
 def verify_parameters(state_dict: Mapping[str, Any], params: Any) -> Row:
@@ -104,8 +104,8 @@ def verify_parameters(state_dict: Mapping[str, Any], params: Any) -> Row:
     theirs = {name: np.asarray(value, np.float32) for name, value in state_dict.items()}
     same = ours.keys() == theirs.keys() and all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
     shared = [name for name in ours if name in theirs and ours[name].shape == theirs[name].shape]
-    differences = [_difference(ours[name], theirs[name]) for name in shared]
-    return _row("parameters", "float32", differences, 0.0, absolute=True)._replace(passed=same)
+    differences = [difference_of(ours[name], theirs[name]) for name in shared]
+    return row_of("parameters", "float32", differences, 0.0, absolute=True)._replace(passed=same)
 
 
 def random_coefficients(model_config: ModelConfig, count: int) -> Float[np.ndarray, "mesh freq 3"]:
@@ -121,12 +121,12 @@ def random_modes(model_config: ModelConfig) -> Float[np.ndarray, "vertex freq"]:
     return (noise / np.sqrt(1000)).astype(np.float32)
 
 
-def _originals(coefficients, modes, vertices):
+def originals_of(coefficients, modes, vertices):
     """The vertices to measure errors against: the given ones, else those of the coefficients."""
     return modes @ coefficients if vertices is None and modes is not None else vertices
 
 
-def _jax_values(config: ModelConfig, params: Any, coefficients, modes, vertices, dtype: str) -> Values:
+def jax_values(config: ModelConfig, params: Any, coefficients, modes, vertices, dtype: str) -> Values:
     """The values of the JAX network, layers with PyTorch's axes."""
     model = SpectralAutoencoder(config)
 
@@ -151,7 +151,7 @@ def _jax_values(config: ModelConfig, params: Any, coefficients, modes, vertices,
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
         cast = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, coefficients, modes, vertices))
         seen, results, gradient = jax.device_get(everything(*cast))
-    return _values(seen, results, state_dict_from_params(gradient))
+    return gather(seen, results, state_dict_from_params(gradient))
 
 
 def _torch_values(config: ModelConfig, state_dict, coefficients, modes, vertices, dtype: str) -> Values:
@@ -178,7 +178,7 @@ def _torch_values(config: ModelConfig, state_dict, coefficients, modes, vertices
         results[ERROR_MM] = 1000 * torch.linalg.norm(offsets, dim=-1).mean(dim=-1)
     seen, results = ({name: x.detach().numpy() for name, x in tensors.items()} for tensors in (seen, results))
     gradients: dict[str, Any] = {name: parameter.grad for name, parameter in module.named_parameters()}
-    return _values(seen, results, {name: gradient.numpy() for name, gradient in gradients.items()})
+    return gather(seen, results, {name: gradient.numpy() for name, gradient in gradients.items()})
 
 
 def _keep(seen: dict[str, Any], name: str, _: Any, arguments: tuple) -> None:
@@ -186,7 +186,7 @@ def _keep(seen: dict[str, Any], name: str, _: Any, arguments: tuple) -> None:
     seen[name] = arguments[0]
 
 
-def _values(seen: Mapping[str, Any], results: Mapping[str, Any], gradient: Mapping[str, Any]) -> Values:
+def gather(seen: Mapping[str, Any], results: Mapping[str, Any], gradient: Mapping[str, Any]) -> Values:
     """Collect inputs by layer, results by quantity and gradients by published name, in the order of the rows."""
     values = {quantity: [seen[layer]] for quantity, layer in LAYERS.items()}
     values |= {name: [results[name]] for name in (COEFFICIENTS, VERTICES, ERROR_MM, LOSS) if name in results}
@@ -195,26 +195,26 @@ def _values(seen: Mapping[str, Any], results: Mapping[str, Any], gradient: Mappi
     return values
 
 
-def _compare(found: Values, expected: Values, dtype: str) -> list[Row]:
+def compare(found: Values, expected: Values, dtype: str) -> list[Row]:
     """One row for each quantity."""
     rows = []
     for quantity, references in expected.items():
-        differences = [_difference(*pair) for pair in zip(found[quantity], references, strict=True)]
+        differences = [difference_of(*pair) for pair in zip(found[quantity], references, strict=True)]
         tolerance = FLOAT32_GRADIENT if quantity.startswith("gradient") else FLOAT32
         absolute = quantity == ERROR_MM and dtype != "float64"
         tolerance = FLOAT64 if dtype == "float64" else FLOAT32_MM if absolute else tolerance
-        rows.append(_row(quantity, dtype, differences, tolerance, absolute))
+        rows.append(row_of(quantity, dtype, differences, tolerance, absolute))
     return rows
 
 
-def _difference(found: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
+def difference_of(found: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
     """The largest absolute difference, and the largest magnitude of the expected values."""
     if np.shape(found) != np.shape(expected):
         return np.nan, np.nan
     return np.abs(np.float64(found) - np.float64(expected)).max(), np.abs(np.float64(expected)).max()
 
 
-def _row(
+def row_of(
     quantity: str, dtype: str, differences: list[tuple[float, float]], tolerance: float, absolute: bool = False
 ) -> Row:
     """The row for the worst of the differences."""

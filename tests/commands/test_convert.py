@@ -249,6 +249,12 @@ def error_cases(tmp_path, run_folder, data):
         "not a .ckpt": (["convert", run_folder, new], f"such as {new}/last.ckpt"),
         "data for nothing": (["convert", run_folder, f"{new}.ckpt", "--data", DATA], "--data goes with --verify"),
         "json for nothing": (["convert", CHECKPOINT, new, "--json", "x.json"], "--json goes with --verify"),
+        "against for nothing": (["convert", CHECKPOINT, new, "--against", "SAE"], "--against goes with --verify"),
+        "steps for nothing": (["convert", CHECKPOINT, new, "--verify", "--steps", "3"], "go with --against"),
+        "steps back": (
+            ["convert", CHECKPOINT, new, "--verify", "--against", "SAE", "--steps", "-1"], "at least 0, not -1"
+        ),
+        "no clone": (["convert", CHECKPOINT, new, "--verify", "--against", "SAE"], "SAE: no models/LearnedPooling.py"),
         "no meshes": (["convert", CHECKPOINT, new, "--verify", "--meshes", "0"], "at least 1, not 0"),
         "no target": (["convert", CHECKPOINT], "last.ckpt: no TARGET"),
         "nothing to show": (["convert", "--show", "none.ckpt"], "none.ckpt: no such file"),
