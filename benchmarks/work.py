@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from machine import announce, ceilings, table
 
-from spectral_jax.network.autoencoder import CHANNELS
-from spectral_jax.network.config import POOLED, ModelConfig
+from spectral_jax.network.autoencoder import COORDINATES
+from spectral_jax.network.config import ModelConfig
 
 
 class Layer(NamedTuple):
@@ -35,15 +35,15 @@ def layers(config: ModelConfig) -> list[Layer]:
     def linear(before: int, after: int) -> Layer:
         return Layer(before, after, before * after + after, 2 * before * after)
 
-    down, flat = list(itertools.pairwise(config.lengths)), CHANNELS[-1] * POOLED[-1]
+    down, flat = list(itertools.pairwise(config.lengths)), config.channels[-1] * config.pooled[-1]
     result = []
-    for (before, after), (long, short) in zip(itertools.pairwise(CHANNELS), down, strict=True):
+    for (before, after), (long, short) in zip(itertools.pairwise((COORDINATES, *config.channels)), down, strict=True):
         result += [convolution(before, after, long), pooling(after, long, short)]
     result += [linear(flat, config.latent_size), linear(config.latent_size, flat)]
-    decoder = itertools.pairwise((*CHANNELS[:0:-1], CHANNELS[1]))
+    decoder = itertools.pairwise((config.channels[-1], *config.decoder_channels))
     for (before, after), (long, short) in zip(decoder, reversed(down), strict=True):
         result += [pooling(before, short, long), convolution(before, after, long)]
-    return [*result, convolution(CHANNELS[1], CHANNELS[0], config.modes, activated=False)]
+    return [*result, convolution(config.channels[0], COORDINATES, config.modes, activated=False)]
 
 
 def num_parameters(config: ModelConfig) -> int:

@@ -15,6 +15,7 @@ from rich.table import Table
 from spectral_jax.commands.console import Bars, console
 from spectral_jax.commands.dataset import data_source, open_data
 from spectral_jax.files import atomic
+from spectral_jax.network.config import Activation, Pooling
 
 if TYPE_CHECKING:
     from spectral_jax.pytorch.published import Published
@@ -37,6 +38,10 @@ class Convert:
     """Which weights to take if several sets fit; the error lists them."""
     ignore: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="PATTERN")] = ()
     """Leave out tensors with such names, such as 'criterion.*'. May be given several times."""
+    activation: Activation | None = None
+    """The activation of a checkpoint's network, which weights do not tell (default: that of infos.json, else ELU)."""
+    pooling: Pooling | None = None
+    """Where its encoder pools, which weights do not tell (default: that of infos.json, else after-activation)."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
     """A dataset. The run folder gets its basis, and --verify uses its test split."""
     verify: bool = False
@@ -84,6 +89,7 @@ class Convert:
 
         others = {"TARGET": self.target, "--infos": self.infos, "--data": self.data, "--json": self.json}
         others |= {"--verify": self.verify, "--weights": self.weights, "--ignore": self.ignore}
+        others |= {"--activation": self.activation, "--pooling": self.pooling}
         if given := [name for name, value in others.items() if value]:
             raise ValueError(f"--show takes one file and no {', '.join(given)}")
         if not self.source.is_file():
@@ -107,6 +113,8 @@ class Convert:
             raise ValueError(f"{target}: a run folder becomes a .ckpt file, such as {target / 'last.ckpt'}")
         if exporting and (self.weights or self.ignore):
             raise ValueError("--weights and --ignore go with a checkpoint, not with a run folder")
+        if exporting and (self.activation or self.pooling):
+            raise ValueError("--activation and --pooling go with a checkpoint; a run folder has its own options")
         if exporting and self.infos:
             raise ValueError("--infos goes with a checkpoint; a run folder has its own options")
         if exporting and self.data and not self.verify:
@@ -125,8 +133,9 @@ class Convert:
         from spectral_jax.pytorch import lightning
 
         basis, source = (data.basis, data_source(self.data, data)) if data and self.data else (None, "")
+        told = {name: value for name in ("activation", "pooling") if (value := getattr(self, name))}
         for line in lightning.import_checkpoint(
-            self.source, target, self.infos, basis, source, self.weights, self.ignore
+            self.source, target, self.infos, basis, source, self.weights, self.ignore, told
         ):
             print(line)
         print(f"{target}: run folder")

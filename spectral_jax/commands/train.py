@@ -17,7 +17,7 @@ from spectral_jax.commands.console import Bars, console
 from spectral_jax.commands.dataset import data_source, ensure_demo_data, open_data
 from spectral_jax.commands.evaluate import Eval
 from spectral_jax.commands.report import Report
-from spectral_jax.network.config import Activation, ModelConfig, Network
+from spectral_jax.network.config import Activation, ModelConfig, Network, Pooling
 from spectral_jax.training.config import RECIPES, Placement, Storage, TrainConfig
 
 
@@ -73,6 +73,12 @@ class Train:
     """Width of the convolutions of SAE-LP along frequency, odd."""
     activation: Activation = ModelConfig.activation
     """Activation function of SAE-LP after every convolution except the last."""
+    pooled: tuple[int, ...] = ModelConfig.pooled
+    """Lengths along frequency after each pooling of SAE-LP: one for each layer of the encoder, in any order."""
+    channels: tuple[int, ...] = ModelConfig.channels
+    """Channels after each convolution of SAE-LP's encoder, as many as lengths; the decoder mirrors them."""
+    pooling: Pooling = ModelConfig.pooling
+    """Where SAE-LP's encoder pools in each layer. The decoder's layers begin with their pooling in either case."""
     directions: int = ModelConfig.directions
     """Principal directions of the residual network; fewer where there are fewer meshes."""
     hidden_size: int = ModelConfig.hidden_size
@@ -124,8 +130,8 @@ class Train:
             console.quiet = not devices.is_main()
         training = TrainConfig(**vars(self.training))
         modes = ModelConfig.modes if self.modes is None else self.modes
-        shape = {name: getattr(self, name) for name in ("network", "directions", "hidden_size")}
-        model = ModelConfig(modes, self.latent_size, self.conv_size, self.activation, **shape)
+        options: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(ModelConfig)}
+        model = ModelConfig(**{**options, "modes": modes})
         folder = self.run or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
         if not self.resume:
             run.check_free(folder, self.overwrite)

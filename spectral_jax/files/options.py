@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 # The largest whole number that is accepted, by field: a file must not be able to ask for a network of any size.
 LARGEST = {"modes": 1 << 20, "latent_size": 1 << 16, "conv_size": 255, "directions": 1 << 14, "hidden_size": 1 << 14}
+LARGEST |= {"pooled": 1 << 14, "channels": 1 << 12}
 LARGEST_ELSEWHERE = (1 << 63) - 1
 
 Config = TypeVar("Config")
@@ -22,19 +23,24 @@ def fill(default: Config, given: Any, names: Mapping[str, str] | None = None) ->
     if not isinstance(given, dict):
         raise ValueError(f"{type(default).__name__} is a {type(given).__name__}, expected a dict")
     fields: dict[str, type] = {name: type(value) for name, value in vars(default).items()}
-    choices = {name: get_args(hint) for name, hint in get_type_hints(type(default)).items()}  # empty unless a Literal
+    hints = get_type_hints(type(default))
+    choices = {name: get_args(hint) if get_origin(hint) is Literal else () for name, hint in hints.items()}
     if unknown := sorted(given.keys() - fields.keys()):
         raise ValueError(f"unknown options {', '.join(unknown)}; available: {', '.join(fields)}")
     values = {}
     for field, value in given.items():
         name, kind = (names or {}).get(field, field), fields[field]
-        if type(value) not in ((int, float) if kind is float else (kind,)):
+        several = kind is tuple  # of ints; JSON has lists
+        if several and (type(value) not in (list, tuple) or any(type(part) is not int for part in value)):
+            raise ValueError(f"{name} is {value!r:.200}, expected a list of int")
+        if not several and type(value) not in ((int, float) if kind is float else (kind,)):
             raise ValueError(f"{name} is {value!r}, expected {kind.__name__}")
         if choices[field] and value not in choices[field]:
             raise ValueError(f"{name} is {value!r}; available: {', '.join(choices[field])}")
         largest = LARGEST.get(field, LARGEST_ELSEWHERE)
-        if type(value) is int and abs(value) > largest:
-            raise ValueError(f"{name} is {value}, the limit is {largest}")
+        for part in value if several else (value,):
+            if type(part) is int and abs(part) > largest:
+                raise ValueError(f"{name} is {part}, the limit is {largest}")
         values[field] = kind(value)
     return dataclasses.replace(default, **values)  # pyright: ignore[reportArgumentType]
 

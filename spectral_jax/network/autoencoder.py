@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from spectral_jax.network import primitives
-from spectral_jax.network.config import POOLED, ModelConfig
+from spectral_jax.network.config import ModelConfig
 
 ACTIVATIONS = {
     "ELU": primitives.elu,
@@ -20,11 +20,9 @@ ACTIVATIONS = {
     "Tanh": jnp.tanh,
     "Sigmoid": nn.sigmoid,
     "LeakyReLU": lambda x: nn.leaky_relu(x, 0.01),
+    "SiLU": nn.silu,
 }
-# The published layers (Lemeunier et al. 2022, section 4): channels before and after each convolution of the encoder.
-# The decoder mirrors them, with 16 channels before its last layer.
-CHANNELS = (3, 16, 32, 64, 128)
-DECODER_CHANNELS = (64, 32, 16, 16)
+COORDINATES = 3  # x, y and z of a coefficient: the channels that come in and go out
 
 
 class Conv(nn.Module):
@@ -55,14 +53,15 @@ class SpectralAutoencoder(nn.Module):
 
     def setup(self):
         config, xavier = self.config, nn.initializers.xavier_uniform()
+        size, custom = config.conv_size, self.custom_backward
         ends = list(zip(config.lengths[:-1], config.lengths[1:], strict=True))
-        self.encoder_conv = [Conv(features, config.conv_size, self.custom_backward) for features in CHANNELS[1:]]
+        self.encoder_conv = [Conv(features, size, custom) for features in config.channels]
         self.downsampling = [self.param(f"downsampling_{i}", xavier, shape) for i, shape in enumerate(ends)]
         self.encoder_linear = nn.Dense(config.latent_size, kernel_init=xavier)
-        self.decoder_linear = nn.Dense(CHANNELS[-1] * POOLED[-1], kernel_init=xavier)
+        self.decoder_linear = nn.Dense(config.channels[-1] * config.pooled[-1], kernel_init=xavier)
         self.upsampling = [self.param(f"upsampling_{i}", xavier, shape[::-1]) for i, shape in enumerate(reversed(ends))]
-        self.decoder_conv = [Conv(features, config.conv_size, self.custom_backward) for features in DECODER_CHANNELS]
-        self.last_conv = Conv(CHANNELS[0], config.conv_size, self.custom_backward)
+        self.decoder_conv = [Conv(features, size, custom) for features in config.decoder_channels]
+        self.last_conv = Conv(COORDINATES, size, custom)
 
     def encode(self, coefficients: Float[Array, "batch freq 3"]) -> Float[Array, "batch latent"]:
         """Latents of coefficients. Raises ValueError for a wrong number of modes."""
@@ -72,8 +71,9 @@ class SpectralAutoencoder(nn.Module):
             )
         activation, pool = self._operations()
         x = coefficients.transpose(2, 0, 1)
+        pool_first = self.config.pooling == "before-activation"
         for conv, pooling in zip(self.encoder_conv, self.downsampling, strict=True):
-            x = pool(activation(conv(x)), pooling)
+            x = activation(pool(conv(x), pooling)) if pool_first else pool(activation(conv(x)), pooling)
         return self.encoder_linear(x.transpose(1, 0, 2).reshape(len(coefficients), -1))
 
     def decode(self, latents: Float[Array, "batch latent"]) -> Float[Array, "batch freq 3"]:
@@ -81,7 +81,8 @@ class SpectralAutoencoder(nn.Module):
         if latents.shape[1:] != (self.config.latent_size,):
             raise ValueError(f"latents are (batch, {self.config.latent_size}) for this network, not {latents.shape}")
         activation, pool = self._operations()
-        x = self.decoder_linear(latents).reshape(len(latents), CHANNELS[-1], POOLED[-1]).transpose(1, 0, 2)
+        deepest = self.config.channels[-1], self.config.pooled[-1]
+        x = self.decoder_linear(latents).reshape(len(latents), *deepest).transpose(1, 0, 2)
         for pooling, conv in zip(self.upsampling, self.decoder_conv, strict=True):
             x = activation(conv(pool(x, pooling)))
         return self.last_conv(x).transpose(1, 2, 0)

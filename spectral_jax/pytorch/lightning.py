@@ -15,10 +15,23 @@ import optax
 
 from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
-from spectral_jax.files import atomic, options, safe_files, torch_file
+from spectral_jax.files import atomic, options, torch_file
 from spectral_jax.network.config import ModelConfig
-from spectral_jax.pytorch.infos import config_from_infos, infos_from_config
-from spectral_jax.pytorch.state_dict import TABLE, infer_config, params_from_state_dict, state_dict_from_params
+from spectral_jax.pytorch.counters import loops
+from spectral_jax.pytorch.infos import (
+    MODEL_OPTIONS,
+    config_from_infos,
+    infos_from_config,
+    other_than_published,
+    read_infos,
+)
+from spectral_jax.pytorch.state_dict import (
+    infer_config,
+    num_layers,
+    params_from_state_dict,
+    state_dict_from_params,
+    table,
+)
 from spectral_jax.pytorch.weights import find_weights
 from spectral_jax.runs import checkpoint, run
 from spectral_jax.training.config import TrainConfig
@@ -95,7 +108,7 @@ def _read(saved: Mapping[str, Any]) -> _Saved:
     (optimizer,) = saved["optimizer_states"]
     (group,) = optimizer["param_groups"]
     moments = [optimizer["state"][index] for index in group["params"]] if optimizer["state"] else []
-    names = [weight.name for weight in TABLE]
+    names = [weight.name for weight in table(num_layers(saved["state_dict"]))]
 
     def average(key: str) -> dict[str, Any] | None:
         return dict(zip(names, [moment[key] for moment in moments], strict=True)) if moments else None
@@ -186,41 +199,12 @@ def lightning_from_checkpoint(position: TrainingProgress, config: TrainConfig, j
         "global_step": step,
         "pytorch-lightning_version": "1.6.0",
         "state_dict": state_dict_from_params(position.state.params),
-        "loops": _loops(epoch, step, plateau_steps, epoch // config.validate_every),
+        "loops": loops(epoch, step, plateau_steps, epoch // config.validate_every),
         "callbacks": {f"ModelCheckpoint{kind}": kept},
         "optimizer_states": [{"state": moments, "param_groups": [{**group, "params": list(moments)}]}],
         "lr_schedulers": [REDUCE_ON_PLATEAU | changing],
         OURS: {**ours, "seed": config.seed, "schedule": config.schedule},
     }
-
-
-def _counters(total: int, current: int, names: str = "ready completed started processed") -> dict[str, Any]:
-    return {"total": dict.fromkeys(names.split(), total), "current": dict.fromkeys(names.split(), current)}
-
-
-def _loops(epoch: int, step: int, plateau_steps: int, validations: int) -> dict[str, Any]:
-    """Lightning's counters after `epoch` complete epochs."""
-    two, idle, in_epoch, seen = "ready completed", _counters(0, 0), step // max(epoch, 1), int(validations > 0)
-    zero_grad = _counters(step, in_epoch, "ready completed started")
-    optimizer = {"step": _counters(step, in_epoch, two), "zero_grad": zero_grad}
-    nested = ("", "batch_loop.", "batch_loop.optimizer_loop.", "batch_loop.manual_loop.", "val_loop.")
-    fit = {"state_dict": {}} | {f"epoch_loop.{name}state_dict": {} for name in (*nested, "val_loop.epoch_loop.")}
-    fit |= {
-        "epoch_progress": _counters(epoch, epoch),
-        "epoch_loop.batch_progress": {**_counters(step, in_epoch), "is_last_batch": step > 0},
-        "epoch_loop.scheduler_progress": _counters(plateau_steps, 0, two),
-        "epoch_loop.batch_loop.optimizer_loop.optim_progress": {
-            "optimizer": optimizer,
-            "optimizer_position": int(step > 0),
-        },
-        "epoch_loop.batch_loop.manual_loop.optim_step_progress": _counters(0, 0, two),
-        "epoch_loop.val_loop.dataloader_progress": _counters(validations, seen, two),
-        "epoch_loop.val_loop.epoch_loop.batch_progress": {**_counters(seen, seen), "is_last_batch": seen > 0},
-    }
-    unused = {"state_dict": {}, "epoch_loop.state_dict": {}, "dataloader_progress": _counters(0, 0, two)}
-    evaluating = {**unused, "epoch_loop.batch_progress": {**idle, "is_last_batch": False}}
-    predicting = {**unused, "epoch_loop.batch_progress": idle}
-    return {"fit_loop": fit, "validate_loop": evaluating, "test_loop": evaluating, "predict_loop": predicting}
 
 
 # Files.
@@ -243,14 +227,15 @@ def import_checkpoint(
     data: str = "",
     weights: str | None = None,
     ignore: Sequence[str] = (),
+    told: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Make the run folder `target` from a checkpoint. Returns lines that tell what was found or assumed.
 
-    `data` is the dataset of the basis; `weights` and `ignore` are as for `find_weights`. Raises ValueError as
-    `read_checkpoint` does, for a target that exists, and for a basis with too few modes.
+    `data` is the dataset of the basis; the others are as for `read_checkpoint`. Raises ValueError as it does, for a
+    target that exists, and for a basis with too few modes.
     """
     run.check_free(target)
-    position, config, lines = read_checkpoint(source, infos, weights, ignore)
+    position, config, lines = read_checkpoint(source, infos, weights, ignore, told)
     modes = config.model.modes
     if basis is None:
         lines.append("no basis: the folder lacks basis.npz, the basis that the network was trained on")
@@ -266,32 +251,32 @@ def import_checkpoint(
 
 
 def read_checkpoint(
-    source: Path, infos: Path | None = None, weights: str | None = None, ignore: Sequence[str] = ()
+    source: Path,
+    infos: Path | None = None,
+    weights: str | None = None,
+    ignore: Sequence[str] = (),
+    told: Mapping[str, str] | None = None,
 ) -> tuple[TrainingProgress, run.RunConfig, list[str]]:
     """Read a checkpoint: training state, options, and lines that tell what was found or assumed.
 
     Weights are found as by `find_weights`; those outside `state_dict` have no training state. Options come from
-    `infos`, or from infos.json beside the source. Raises ValueError naming the file that is missing, unreadable or
-    contradicted by the weights.
+    `infos`, or from infos.json beside the source, but for those that are `told`. Raises ValueError naming the file
+    that is missing, unreadable or contradicted by the weights.
     """
     saved, state_dict, keys, lines = read_weights(source, weights, ignore)
+    (given, infos), told = read_infos(source, infos), told or {}
     with _naming(source):
-        inferred, more = infer_config(state_dict)
-        lines += more
-
-    model, train, given = inferred, TrainConfig(), {}
-    beside = source.with_name("infos.json")
-    infos = beside if infos is None and beside.is_file() else infos
+        inferred, more = infer_config(state_dict, {*told, *(MODEL_OPTIONS.get(name, name) for name in given)})
+    lines += more
+    model, train = inferred, TrainConfig()
     if infos is None:
         lines.append("training options: the published defaults, as there is no infos.json")
     else:
-        given = safe_files.read_json(infos)
         with _naming(infos):
             model, train, unknown = config_from_infos(given, inferred)
-        if "activation_func" in given:
-            lines.pop()  # nothing was assumed
         lines.append(f"options: from {infos}" + (f", ignoring the unknown {', '.join(unknown)}" if unknown else ""))
 
+    model = options.fill(model, told)
     if "optimizer_states" not in saved or keys != ["state_dict"]:
         lines.append("weights only: training starts at epoch 0 with Adam's moments at zero")
         optimizer = {"state": {}, "param_groups": [{"lr": train.learning_rate}]}
@@ -324,8 +309,7 @@ def export_checkpoint(run_folder: Path, target: Path) -> list[str]:
     """Write a run's last checkpoint as `target`, and its options as infos.json beside it. Returns warnings.
 
     The published code expects checkpoints/JOB/last.ckpt. It knows no mass, so that of a cotangent basis is written as
-    mass.npy (vertex,) beside it. Raises ValueError naming a file that exists, or a folder that is not a run
-    of SAE-LP.
+    mass.npy (vertex,) beside it. Raises ValueError naming a file that exists, or a folder that is not a run of SAE-LP.
     """
     infos, mass_file, basis_file = target.with_name("infos.json"), target.with_name(MASS), run_folder / run.BASIS_FILE
     mass = spectral.load(basis_file).mass if basis_file.is_file() else None
@@ -340,11 +324,13 @@ def export_checkpoint(run_folder: Path, target: Path) -> list[str]:
     target.parent.mkdir(parents=True, exist_ok=True)
     torch_file.save(target, lightning_from_checkpoint(position, config.train, job_id))
     atomic.write_json(infos, infos_from_config(config, job_id))
+    warnings = other_than_published(config.model)
     if mass is None:
-        return []
+        return warnings
     with atomic.replacing(mass_file) as partial, partial.open("wb") as file:
         np.save(file, np.asarray(mass), allow_pickle=False)
     return [
+        *warnings,
         "the modes are those of the cotangent Laplacian, but the PyTorch code projects without their mass: multiply "
-        f"the vertices by {mass_file} before it projects them, coefficients = modes.T @ (mass[:, None] * vertices)"
+        f"the vertices by {mass_file} before it projects them, coefficients = modes.T @ (mass[:, None] * vertices)",
     ]

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from spectral_jax.network.autoencoder import CHANNELS
-from spectral_jax.network.config import POOLED, ModelConfig
+from spectral_jax.network.autoencoder import COORDINATES
+from spectral_jax.network.config import ModelConfig
 
 ACTIVATIONS = {
     "ELU": nn.ELU,
@@ -17,6 +17,7 @@ ACTIVATIONS = {
     "Tanh": nn.Tanh,
     "Sigmoid": nn.Sigmoid,
     "LeakyReLU": nn.LeakyReLU,
+    "SiLU": nn.SiLU,
 }
 
 
@@ -26,7 +27,7 @@ class TorchSpectralAutoencoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        activation, flat = ACTIVATIONS[config.activation], CHANNELS[-1] * POOLED[-1]
+        activation, flat = ACTIVATIONS[config.activation], config.channels[-1] * config.pooled[-1]
         ends = list(itertools.pairwise(config.lengths))
 
         def convolutions(channels: tuple[int, ...]) -> nn.Sequential:
@@ -36,11 +37,11 @@ class TorchSpectralAutoencoder(nn.Module):
         def conv(before: int, after: int) -> nn.Conv1d:
             return nn.Conv1d(before, after, config.conv_size, padding="same")
 
-        self.encoder_features = convolutions(CHANNELS)
+        self.encoder_features = convolutions((COORDINATES, *config.channels))
         self.encoder_linear = nn.Sequential(nn.Linear(flat, config.latent_size))
         self.decoder_linear = nn.Sequential(nn.Linear(config.latent_size, flat))
-        self.decoder_features = convolutions((*CHANNELS[:0:-1], CHANNELS[1]))
-        self.last_conv = conv(CHANNELS[1], CHANNELS[0])
+        self.decoder_features = convolutions((config.channels[-1], *config.decoder_channels))
+        self.last_conv = conv(config.channels[0], COORDINATES)
         self.downsampling_mats = nn.ParameterList(torch.empty(before, after) for before, after in ends)
         self.upsampling_mats = nn.ParameterList(torch.empty(after, before) for before, after in reversed(ends))
         for parameter in self.parameters():
@@ -53,13 +54,14 @@ class TorchSpectralAutoencoder(nn.Module):
         """Latents of coefficients."""
         x = coefficients.transpose(1, 2)
         layers = list(self.encoder_features)
+        pool_first = self.config.pooling == "before-activation"
         for conv, activation, pooling in zip(layers[::2], layers[1::2], self.downsampling_mats, strict=True):
-            x = activation(conv(x)) @ pooling
+            x = activation(conv(x) @ pooling) if pool_first else activation(conv(x)) @ pooling
         return self.encoder_linear(x.flatten(1))
 
     def decode(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch freq 3"]:
         """Coefficients of latents."""
-        x = self.decoder_linear(latents).unflatten(1, (CHANNELS[-1], POOLED[-1]))
+        x = self.decoder_linear(latents).unflatten(1, (self.config.channels[-1], self.config.pooled[-1]))
         layers = list(self.decoder_features)
         for conv, activation, pooling in zip(layers[::2], layers[1::2], self.upsampling_mats, strict=True):
             x = activation(conv(x @ pooling))

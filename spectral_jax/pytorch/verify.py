@@ -15,20 +15,11 @@ from jaxtyping import Float
 from spectral_jax.geometry.metrics import vertex_errors_mm
 from spectral_jax.network.autoencoder import SpectralAutoencoder
 from spectral_jax.network.config import ModelConfig
-from spectral_jax.pytorch.state_dict import TABLE, state_dict_from_params
+from spectral_jax.pytorch.state_dict import num_layers, state_dict_from_params, table
 from spectral_jax.training.step import loss_and_gradient
 
 Values = dict[str, Any]  # arrays to compare, by quantity; the largest difference of the list counts
 
-# The output of each quantity's layer, including activation and pooling, is the input of the module named here.
-LAYERS = {
-    **{f"encoder layer {i}": f"encoder_conv_{i + 1}" for i in range(3)},
-    "encoder layer 3": "encoder_linear",
-    "latents": "decoder_linear",
-    "decoder linear": "decoder_conv_0",
-    **{f"decoder layer {i}": f"decoder_conv_{i + 1}" for i in range(3)},
-    "decoder layer 3": "last_conv",
-}
 COEFFICIENTS = "coefficients"
 VERTICES = "vertices"
 ERROR_MM = "error in mm"
@@ -38,6 +29,19 @@ FLOAT32 = 2e-5
 FLOAT32_GRADIENT = 1e-4  # PyTorch's float32 gradients differ by 5e-5 from its float64 ones
 FLOAT64 = 1e-10
 FLOAT32_MM = 1e-3  # tolerance of errors in mm, absolute
+
+
+def layers(count: int) -> dict[str, str]:
+    """By quantity: the module whose input is the output of that layer, including activation and pooling."""
+    last = count - 1
+    return {
+        **{f"encoder layer {i}": f"encoder_conv_{i + 1}" for i in range(last)},
+        f"encoder layer {last}": "encoder_linear",
+        "latents": "decoder_linear",
+        "decoder linear": "decoder_conv_0",
+        **{f"decoder layer {i}": f"decoder_conv_{i + 1}" for i in range(last)},
+        f"decoder layer {last}": "last_conv",
+    }
 
 
 class Row(NamedTuple):
@@ -165,7 +169,7 @@ def _torch_values(config: ModelConfig, state_dict, coefficients, modes, vertices
     module.load_state_dict({name: torch.tensor(np.asarray(value)) for name, value in state_dict.items()})
     module, inputs = module.to(kind), torch.tensor(coefficients, dtype=kind)
     seen: dict[str, Any] = {}
-    for weight in TABLE:
+    for weight in table(len(config.channels)):
         if weight.name.endswith(".weight"):
             layer = module.get_submodule(weight.name.removesuffix(".weight"))
             layer.register_forward_pre_hook(functools.partial(_keep, seen, weight.path[0]))
@@ -188,10 +192,11 @@ def _keep(seen: dict[str, Any], name: str, _: Any, arguments: tuple) -> None:
 
 def gather(seen: Mapping[str, Any], results: Mapping[str, Any], gradient: Mapping[str, Any]) -> Values:
     """Collect inputs by layer, results by quantity and gradients by published name, in the order of the rows."""
-    values = {quantity: [seen[layer]] for quantity, layer in LAYERS.items()}
+    count = num_layers(gradient)
+    values = {quantity: [seen[layer]] for quantity, layer in layers(count).items()}
     values |= {name: [results[name]] for name in (COEFFICIENTS, VERTICES, ERROR_MM, LOSS) if name in results}
-    for weight in TABLE:
-        values.setdefault(f"gradient, {weight.path[0].rstrip('_0123')}", []).append(gradient[weight.name])
+    for weight in table(count):
+        values.setdefault(f"gradient, {weight.path[0].rstrip('_0123456789')}", []).append(gradient[weight.name])
     return values
 
 

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spectral_jax.files.torch_file import Record
-from spectral_jax.pytorch.state_dict import TABLE
+from spectral_jax.network.config import MOST_LAYERS
+from spectral_jax.pytorch.state_dict import num_layers, table
 
 WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # that torch puts around parts
-NAMES = [weight.name for weight in TABLE]
+NAMES = [weight.name for weight in table(MOST_LAYERS)]  # of the network with most layers: those of every other too
 _KNOWN = frozenset(NAMES)
 STEPS = 1 << 18  # values of a checkpoint that are looked at
 LEVELS = 32  # of nesting that are looked at
@@ -49,6 +50,11 @@ class Weights(NamedTuple):
         """How --weights chooses it."""
         return ".".join([*self.keys, *filter(None, [self.prefix])]) or "."
 
+    @property
+    def complete(self) -> bool:
+        """Whether every array of a network is there."""
+        return len(self.names) == len(table(num_layers(self.names)))
+
 
 def find_weights(
     saved: Mapping[Any, Any], label: str | None = None, ignore: Sequence[str] = ()
@@ -60,7 +66,7 @@ def find_weights(
     sets fit, none has the label, or other tensors are beside the weights.
     """
     sets = [found for path, arrays in _dicts(saved, ignore) for found in _sets(path, arrays)]
-    fitting = [found for found in sets if len(found.names) == len(NAMES)]
+    fitting = [found for found in sets if found.complete]
     candidates = fitting or sorted(sets, key=lambda found: -len(found.names))
     listed = ", ".join(found.label for found in candidates[:LISTED]) or "none"
     if label is not None:
@@ -76,7 +82,7 @@ def find_weights(
     used = {name for found in [*fitting, chosen] if found.arrays is chosen.arrays for name in found.names.values()}
     others = {name: array for name, array in chosen.arrays.items() if name not in used}
     state_dict = {name: chosen.arrays[chosen.names[name]] for name in sorted(chosen.names, key=NAMES.index)}
-    if others and len(chosen.names) == len(NAMES):
+    if others and chosen.complete:
         told = ", ".join(f"{name[:80]} {array.shape}" for name, array in list(others.items())[:LISTED])
         raise ValueError(
             f"tensors beside the weights of the network: {told}; "

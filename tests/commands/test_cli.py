@@ -161,6 +161,7 @@ def mistakes(tmp_path, data, trained, sphere):
     yield [*new, "--modes", "33"], [data, "33", "32"]
     yield [*new, "--modes", "0"], ["modes", "1", "0"]
     yield [*new, "--conv-size", "4"], ["conv size", "odd"]
+    yield [*new, "--channels", "8", "16"], ["256 64 32 16", "8 16"]
     yield [*new, "--latent-size", "0"], ["latent size", "1", "0"]
     yield [*new, "--learning-rate", "-1"], ["learning rate", "-1"]
     yield [*new, "--epochs", "0"], ["epochs", "1", "0"]

@@ -29,7 +29,9 @@ def given_options(kind):
 
 def fields_of_their_types(kind):
     """All fields, each with any value of its own type."""
-    values = {int: st.integers() | st.integers(0, 99), float: st.floats(), bool: st.booleans()}
+    whole = st.integers() | st.integers(0, 99)
+    values = {int: whole, float: st.floats(), bool: st.booleans()}
+    values[tuple[int, ...]] = st.lists(whole, max_size=5).map(tuple)
     parts = {}
     for name, hint in get_type_hints(kind).items():
         parts[name] = values.get(hint, st.sampled_from(get_args(hint) or [0])) | st.just(getattr(kind, name))
@@ -49,7 +51,8 @@ def test_any_options_make_a_config_or_are_refused(kind):
         for field in dataclasses.fields(kind):
             value = getattr(config, field.name)
             assert type(value) is type(field.default)
-            assert value == values.get(field.name, field.default)
+            given_value = values.get(field.name, field.default)
+            assert value == (tuple(given_value) if isinstance(value, tuple) else given_value)
             assert not isinstance(value, float) or math.isfinite(value)
 
     check()
@@ -71,12 +74,16 @@ def test_any_values_of_the_right_types_construct_or_are_refused(kind):
 
 def test_a_config_returns_from_its_file(tmp_path):
     counts, seeds = st.integers(1, 2**62), st.integers(-(2**62), 2**62)
-    models = st.builds(
-        ModelConfig,
-        st.integers(1, 2**20),
-        st.integers(1, 2**16),
-        st.integers(0, 127).map(lambda n: 2 * n + 1),
-        st.sampled_from(["ELU", "ReLU", "Tanh", "Sigmoid", "LeakyReLU"]),
+    models = st.fixed_dictionaries(
+        {
+            "modes": st.integers(1, 2**20),
+            "latent_size": st.integers(1, 2**16),
+            "conv_size": st.integers(0, 127).map(lambda n: 2 * n + 1),
+            "activation": st.sampled_from(["ELU", "ReLU", "Tanh", "Sigmoid", "LeakyReLU", "SiLU"]),
+            "pooled": st.just((5, 4, 300)),
+            "channels": st.tuples(*3 * [st.integers(1, 2**12)]),
+            "pooling": st.sampled_from(["after-activation", "before-activation"]),
+        }
     )
     rates = st.floats(0, exclude_min=True, allow_infinity=False)
     trainings = st.builds(
@@ -87,7 +94,7 @@ def test_a_config_returns_from_its_file(tmp_path):
     @settings(max_examples=100, deadline=None)
     @given(models, trainings, st.text())
     def check(model, training, data):
-        config = run.RunConfig(model, training, data)
+        config = run.RunConfig(ModelConfig(**model), training, data)
         run.save_config(tmp_path, config)
         assert run.load_config(tmp_path) == config
 
@@ -100,6 +107,10 @@ def test_what_is_wrong_is_said():
         ({"modes": "3"}, "modes is '3', expected int"),
         ({"modes": True}, "modes is True, expected int"),
         ({"modes": 2**20 + 1}, "modes is 1048577, the limit is 1048576"),
+        ({"channels": 16}, "channels is 16, expected a list of int"),
+        ({"channels": [16, "32"]}, r"channels is \[16, '32'\], expected a list of int"),
+        ({"channels": [1, 2, 3, True]}, "channels is .*True.*, expected a list of int"),
+        ({"channels": [1, 2, 3, 4097]}, "channels is 4097, the limit is 4096"),
         ({"activation": "Relu"}, "activation is 'Relu'; available: ELU, ReLU"),
         ([], "ModelConfig is a list, expected a dict"),
     ):

@@ -36,17 +36,20 @@ def textbook(config, params, coefficients):
         y = jax.lax.conv_general_dilated(x, p["kernel"], (1,), "SAME", dimension_numbers=("NCH", "HIO", "NCH"))
         return y + p["bias"][None, :, None]
 
-    x = coefficients.transpose(0, 2, 1)
-    for i in range(4):
-        x = activation(conv(x, params[f"encoder_conv_{i}"])) @ params[f"downsampling_{i}"]
+    x, layers = coefficients.transpose(0, 2, 1), range(len(config.channels))
+    for i in layers:
+        x, pooling = conv(x, params[f"encoder_conv_{i}"]), params[f"downsampling_{i}"]
+        x = activation(x @ pooling) if config.pooling == "before-activation" else activation(x) @ pooling
     latents = x.reshape(len(x), -1) @ params["encoder_linear"]["kernel"] + params["encoder_linear"]["bias"]
-    x = (latents @ params["decoder_linear"]["kernel"] + params["decoder_linear"]["bias"]).reshape(-1, 128, 16)
-    for i in range(4):
+    x = (latents @ params["decoder_linear"]["kernel"] + params["decoder_linear"]["bias"]).reshape(
+        -1, config.channels[-1], config.pooled[-1]
+    )
+    for i in layers:
         x = activation(conv(x @ params[f"upsampling_{i}"], params[f"decoder_conv_{i}"]))
     return latents, conv(x, params["last_conv"]).transpose(0, 2, 1)
 
 
-def test_activations_are_the_published_functions():
+def test_activations_are_the_functions_of_their_names():
     x = np.array([-2.0, -0.5, 0.0, 3.0], np.float32)
     expected = {
         "ELU": np.where(x > 0, x, np.expm1(x)),
@@ -54,15 +57,27 @@ def test_activations_are_the_published_functions():
         "Tanh": np.tanh(x),
         "Sigmoid": 1 / (1 + np.exp(-x)),
         "LeakyReLU": np.where(x > 0, x, 0.01 * x),
+        "SiLU": x / (1 + np.exp(-x)),
     }
     assert expected.keys() == ACTIVATIONS.keys()
     for name, function in ACTIVATIONS.items():
         np.testing.assert_allclose(function(x), expected[name], rtol=1e-5)  # exp and tanh: some units in the last place
 
 
-@pytest.mark.parametrize(("activation", "conv_size"), [("ELU", 3), ("LeakyReLU", 1), ("Tanh", 5)])
-def test_network_equals_its_textbook_form(activation, conv_size):
-    config = ModelConfig(modes=40, latent_size=5, conv_size=conv_size, activation=activation)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"activation": "LeakyReLU", "conv_size": 1},
+        {"activation": "Tanh", "conv_size": 5},
+        {"activation": "SiLU", "pooling": "before-activation"},
+        {"pooled": (12, 30), "channels": (4, 2), "pooling": "before-activation"},
+        {"pooled": (9,), "channels": (5,)},
+        {"pooled": (24, 20, 16, 12, 8), "channels": (4, 8, 6, 12, 10)},
+    ],
+)
+def test_network_equals_its_textbook_form(options):
+    config = ModelConfig(modes=40, latent_size=5, **options)
     params = jax.tree.map(lambda p: p + 0.01, init_params(config, KEY))  # biases too
     coefficients = jax.random.normal(KEY, (6, 40, 3))
     model = SpectralAutoencoder(config)
@@ -78,6 +93,31 @@ def test_network_equals_its_textbook_form(activation, conv_size):
     np.testing.assert_allclose(latents, expected_latents, atol=network_rounding(expected_latents))
     np.testing.assert_allclose(decoded, expected, atol=network_rounding(expected))
     np.testing.assert_array_equal(jax.jit(model.apply)({"params": params}, coefficients), decoded)
+
+
+@pytest.mark.parametrize(
+    ("channels", "mirrored"),
+    [((16, 32, 64, 128), (64, 32, 16, 16)), ((32, 64), (32, 32)), ((8,), (8,)), ((4, 9, 2), (9, 4, 4))],
+)
+def test_the_decoder_mirrors_the_encoder(channels, mirrored):
+    config = ModelConfig(modes=20, channels=channels, pooled=channels)
+    assert config.decoder_channels == mirrored
+    params = jax.eval_shape(lambda: init_params(config, KEY))
+    assert tuple(params[f"decoder_conv_{i}"]["bias"].size for i in range(len(channels))) == mirrored
+    assert params["last_conv"]["kernel"].shape == (3, channels[0], 3)
+
+
+@pytest.mark.parametrize("pooling", ["after-activation", "before-activation"])
+def test_gradients_of_both_forms_are_equal(pooling):
+    config = ModelConfig(modes=40, latent_size=3, pooled=(24, 10), channels=(6, 8), pooling=pooling, activation="SiLU")
+    params, coefficients = init_params(config, KEY), jax.random.normal(KEY, (4, 40, 3))
+
+    def gradient(custom_backward):
+        model = SpectralAutoencoder(config, custom_backward)
+        return jax.jit(jax.grad(lambda params: (model.apply({"params": params}, coefficients) ** 2).mean()))(params)
+
+    for ours, plain in zip(*(jax.tree.leaves(gradient(custom)) for custom in (True, False)), strict=True):
+        np.testing.assert_allclose(ours, plain, atol=network_rounding(plain))
 
 
 def test_meshes_of_a_batch_do_not_touch_each_other():
@@ -110,6 +150,11 @@ def test_initial_weights_are_xavier_uniform_and_biases_zero():
         ({"conv_size": -1}, "not -1"),
         ({"latent_size": 0}, "latent size must be at least 1, not 0"),
         ({"modes": 0}, "modes must be at least 1, not 0"),
+        ({"pooled": (64, 32)}, "as many.*, not 64 32 and 16 32 64 128"),
+        ({"pooled": (), "channels": ()}, "1 to 16 layers, not 0"),
+        ({"pooled": (8,) * 17, "channels": (8,) * 17}, "1 to 16 layers, not 17"),
+        ({"channels": (16, 32, 0, 8)}, "channels must be whole numbers of at least 1, not 16 32 0 8"),
+        ({"pooled": (16, -2), "channels": (1, 2)}, "pooled must be whole numbers of at least 1, not 16 -2"),
     ],
 )
 def test_unusable_options_are_refused_with_the_value(options, message):

@@ -90,6 +90,10 @@ def test_what_fits_no_network_is_refused():
         networks.trained_part(network).apply(variables, jnp.zeros((10, 5)))
     for options, said in (
         ({"network": "residual", "conv_size": 5}, "residual has no conv size"),
+        ({"network": "residual", "activation": "SiLU"}, "residual has no activation"),
+        ({"network": "residual", "pooled": (64, 32, 16, 8)}, "residual has no pooled"),
+        ({"network": "residual", "channels": (8, 8, 8, 8)}, "residual has no channels"),
+        ({"network": "residual", "pooling": "before-activation"}, "residual has no pooling"),
         ({"hidden_size": 8}, "sae-lp has no hidden size"),
         ({"network": "residual", "directions": 0}, "directions must be at least 1, not 0"),
     ):

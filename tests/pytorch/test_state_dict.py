@@ -25,7 +25,7 @@ from spectral_jax.pytorch.lightning import (
     infos_from_config,
     lightning_from_checkpoint,
 )
-from spectral_jax.pytorch.state_dict import TABLE, infer_config, params_from_state_dict, state_dict_from_params
+from spectral_jax.pytorch.state_dict import TABLE, infer_config, params_from_state_dict, state_dict_from_params, table
 from spectral_jax.runs import checkpoint, run
 from spectral_jax.training.config import TrainConfig
 from spectral_jax.training.schedule import Plateau
@@ -105,6 +105,30 @@ def test_all_offending_arrays_are_listed(saved):
         assert words in str(caught.value)
 
 
+SHAPES = [
+    {"pooled": (24, 40), "channels": (8, 5)},
+    {"pooled": (6,), "channels": (7,)},
+    {"pooled": (30, 20, 14, 10, 6, 4), "channels": (3, 4, 5, 6, 7, 8)},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_shape_is_inferred_and_its_pooling_assumed(shape):
+    config = ModelConfig(20, 3, **shape)
+    shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    state_dict = state_dict_from_params(jax.tree.map(lambda x: np.zeros(x.shape), shapes))
+    assert list(state_dict) == [weight.name for weight in table(len(config.channels))]
+    inferred, (sizes, *assumed) = infer_config(state_dict)
+    assert inferred == config
+    pooled, channels = (" ".join(map(str, shape[name])) for name in ("pooled", "channels"))
+    assert f"pooled {pooled}, channels {channels}: from the weights" in sizes
+    assert [line.split(":")[0] for line in assumed] == ["activation ELU", "pooling after-activation"]
+    assert infer_config(state_dict, ("activation", "pooling"))[1] == [sizes]
+    name = f"encoder_features.{2 * len(config.channels) - 2}.weight"
+    with pytest.raises(ValueError, match=rf"network: {name} \({config.channels[-1]}, .* is missing$"):
+        infer_config({key: value for key, value in state_dict.items() if key != name})
+
+
 @pytest.mark.parametrize("config", [CONFIG, ModelConfig(40, 5, 5), ModelConfig(7, 1, 1)])
 def test_sizes_are_inferred_and_the_activation_assumed(config):
     shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
@@ -112,6 +136,7 @@ def test_sizes_are_inferred_and_the_activation_assumed(config):
     assert inferred == config
     assert f"{config.modes} modes, latent size {config.latent_size}, conv size {config.conv_size}" in lines[0]
     assert lines[1].startswith("activation ELU: assumed")
+    assert len(lines) == 2
 
 
 # Options.
@@ -122,6 +147,15 @@ def test_options_return():
     assert (model, unknown) == (CONFIG, [])
     assert train == TrainConfig(epochs=60, batch_size=8, learning_rate=1e-3, validate_every=10)
     assert infos_from_config(run.RunConfig(model, train, "data/T128/DEMO"), "t128") == INFOS
+
+
+def test_the_shape_is_in_infos_where_it_is_another():
+    config = ModelConfig(20, 3, pooled=(9, 6), channels=(4, 5), pooling="before-activation", activation="SiLU")
+    infos = json.loads(json.dumps(infos_from_config(run.RunConfig(config, TrainConfig(), ""), "job")))
+    inferred = dataclasses.replace(config, pooling="after-activation", activation="ELU")
+    assert config_from_infos(infos, inferred)[::2] == (config, [])
+    with pytest.raises(ValueError, match=r"channels is \[4, 6\], the weights say \(4, 5\)"):
+        config_from_infos(infos | {"channels": [4, 6]}, inferred)
 
 
 def test_absent_options_are_inferred_or_default_and_unknown_ones_reported():
@@ -385,8 +419,13 @@ def everything(model, params, batch):
         (ModelConfig(24, 64, 3, "Tanh"), "float64", 1e-10),
         (ModelConfig(24, 4, 1, "Sigmoid"), "float64", 1e-10),
         (ModelConfig(24, 4, 3, "ReLU"), "float64", 1e-10),
+        (ModelConfig(24, 4, 3, "SiLU"), "float64", 1e-10),
+        (ModelConfig(24, 4, pooling="before-activation"), "float64", 1e-10),
+        *((ModelConfig(20, 3, **shape), "float64", 1e-10) for shape in SHAPES),
+        (ModelConfig(20, 3, 5, "SiLU", **SHAPES[0], pooling="before-activation"), "float32", 2e-5),
+        (ModelConfig(20, 3, 5, "SiLU", **SHAPES[0], pooling="before-activation"), "float64", 1e-10),
     ],
-    ids=lambda value: getattr(value, "activation", None),
+    ids=lambda value: f"{value.activation}-{len(value.pooled)}" if isinstance(value, ModelConfig) else None,
 )
 def test_network_and_gradients_are_those_of_torch(config, dtype, tolerance):
     import torch
@@ -395,7 +434,7 @@ def test_network_and_gradients_are_those_of_torch(config, dtype, tolerance):
 
     torch.manual_seed(0)
     module = TorchSpectralAutoencoder(config)
-    assert [name for name, _ in module.named_parameters()] == [weight.name for weight in TABLE]
+    assert [name for name, _ in module.named_parameters()] == [w.name for w in table(len(config.channels))]
     for name, parameter in module.named_parameters():
         if name.endswith("bias"):
             assert not parameter.any()
