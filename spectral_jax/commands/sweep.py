@@ -17,8 +17,10 @@ from rich.table import Table
 from spectral_jax.commands.console import Bars
 from spectral_jax.commands.dataset import data_source, open_data
 from spectral_jax.files import atomic
-from spectral_jax.network.config import Network
+from spectral_jax.network.config import OF_SAE_LP, Activation, ModelConfig, Network, Pooling
 from spectral_jax.training.config import RECIPES, Schedule, TrainConfig
+
+SHAPE = ("network", *OF_SAE_LP)  # options of the network that all of a sweep share
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,16 @@ class Sweep:
     """Numbers of values in a latent vector."""
     modes: tuple[int, ...] = ()
     """Numbers of spectral modes (default: 4096, or all modes of the dataset if it has fewer)."""
+    conv_size: int = ModelConfig.conv_size
+    """Width of the convolutions of SAE-LP along frequency, odd."""
+    activation: Activation = ModelConfig.activation
+    """Activation function of SAE-LP after every convolution except the last."""
+    pooled: tuple[int, ...] = ModelConfig.pooled
+    """Lengths along frequency after each pooling of SAE-LP: one for each layer of the encoder, in any order."""
+    channels: tuple[int, ...] = ModelConfig.channels
+    """Channels after each convolution of SAE-LP's encoder, as many as lengths; the decoder mirrors them."""
+    pooling: Pooling = ModelConfig.pooling
+    """Where SAE-LP's encoder pools in each layer. The decoder's layers begin with their pooling in either case."""
     seeds: tuple[int, ...] = (TrainConfig.seed,)
     """Seeds of the initial parameters and of the order of the meshes."""
     learning_rates: tuple[float, ...] = (3e-3,)
@@ -56,7 +68,6 @@ class Sweep:
 
     def __call__(self) -> None:
         from spectral_jax.data import dataset
-        from spectral_jax.network.config import ModelConfig
         from spectral_jax.training import scores, sweep
         from spectral_jax.training.batches import FitData
 
@@ -64,11 +75,10 @@ class Sweep:
         config = TrainConfig(loss=RECIPES[self.network].loss, **{name: getattr(self, name) for name in names})
         for rate in self.learning_rates:
             dataclasses.replace(config, learning_rate=rate)  # raises ValueError for an unusable rate
+        shape = {name: getattr(self, name) for name in SHAPE}
+        ModelConfig(**shape)  # raises ValueError for a shape that no network has
         data = open_data(self.data)
-        options = {name: getattr(self, name) for name in names}
-        options |= {"seeds": list(self.seeds), "learning_rates": list(self.learning_rates)}
-        if self.network != Sweep.network:  # absent from the records of earlier versions
-            options["network"] = self.network
+        options = {name: getattr(self, name) for name in (*names, *SHAPE, "seeds", "learning_rates")}
         record = load(self.out / "sweep.json", {"data": data_source(self.data, data), **options})
         counts = self.modes or (min(ModelConfig.modes, data.basis.num_modes),)
         with Bars() as bars:
@@ -86,7 +96,7 @@ class Sweep:
                 continue
             phi, coefficients = data.basis.modes[:, :modes], test.coefficients[:, :modes]
             fit_data = FitData(train.coefficients[:, :modes], phi, coefficients, test.vertices)
-            model, trained_on, constants = ModelConfig(modes, latent_size, network=self.network), fit_data, None
+            model, trained_on, constants = ModelConfig(modes, latent_size, **shape), fit_data, None
             if self.network == "residual":
                 model, constants = scores.fit_constants(model, train.coefficients[:, :modes])
                 trained_on = scores.from_coefficients(fit_data, constants)
@@ -107,10 +117,12 @@ class Sweep:
 
 def load(path: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Read the record of a sweep so far, if any. Raises ValueError when it was made with other options."""
+    options = plain(options)
     if not path.is_file():
         return {**options, "networks": []}
     try:
-        record = json.loads(path.read_text())
+        before = plain({name: getattr(ModelConfig, name) for name in SHAPE})  # earlier versions had no such options
+        record = before | json.loads(path.read_text())
         found = {name: record[name] for name in options}
         record["networks"] = list(record["networks"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -121,6 +133,11 @@ def load(path: Path, options: dict[str, Any]) -> dict[str, Any]:
                 f"{path}: this sweep has {name.replace('_', ' ')} {found[name]}, not {value}; use another --out"
             )
     return record
+
+
+def plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as JSON gives them back: lists for tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
 
 
 def baselines(data, latent_size: int) -> dict[str, float]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spectral_jax import cli
+from spectral_jax.commands.sweep import load
 from spectral_jax.network.config import ModelConfig
 from spectral_jax.training import loop, sweep
 from spectral_jax.training.config import TrainConfig
@@ -57,7 +58,22 @@ def test_the_command_compares_sizes_with_pca_and_goes_on_where_it_was(data_folde
 
 def test_a_sweep_into_another_ones_folder_is_refused(data_folder, tmp_path, capsys):
     options = ["--data", str(data_folder), "--out", str(tmp_path / "sweep"), "--latent-sizes", "2", "--batch-size", "8"]
-    assert cli.main(["sweep", *options, "--epochs", "2"]) == 0
-    assert cli.main(["sweep", *options, "--epochs", "3"]) == 2
+    shape = ["--pooled", "8", "4", "--channels", "3", "5", "--pooling", "before-activation"]
+    assert cli.main(["sweep", *options, *shape, "--epochs", "2"]) == 0
+    assert cli.main(["sweep", *options, *shape, "--epochs", "3"]) == 2
     error = capsys.readouterr().err
     assert all(part in error for part in ("sweep.json", "epochs 2", "not 3"))
+    assert cli.main(["sweep", *options, *shape, "--epochs", "2"]) == 0
+    assert cli.main(["sweep", *options, "--epochs", "2"]) == 2
+    error = capsys.readouterr().err
+    assert all(part in error for part in ("pooled [8, 4]", "not [256, 64, 32, 16]"))
+
+
+def test_a_record_of_an_earlier_version_is_of_the_published_network(tmp_path):
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps({"epochs": 2, "networks": []}))
+    published = {"epochs": 2, "network": "sae-lp", "channels": ModelConfig.channels}
+    assert load(path, published)["channels"] == [16, 32, 64, 128]
+    path.write_text(json.dumps({"epochs": 2, "network": "residual", "networks": []}))
+    with pytest.raises(ValueError, match="network residual, not sae-lp"):
+        load(path, published)
