@@ -16,7 +16,14 @@ from spectral_jax import __version__
 from spectral_jax.commands.basis import BasisAlign, BasisCheck, BasisCompute, BasisExport, BasisImport
 from spectral_jax.commands.console import console
 from spectral_jax.commands.convert import Convert
-from spectral_jax.commands.dataset import DatasetAmass, DatasetDemo, DatasetDfaust, DatasetImport, DatasetMeshes
+from spectral_jax.commands.dataset import (
+    DatasetAmass,
+    DatasetDemo,
+    DatasetDfaust,
+    DatasetExport,
+    DatasetImport,
+    DatasetMeshes,
+)
 from spectral_jax.commands.evaluate import Eval
 from spectral_jax.commands.inference import Decode, Encode
 from spectral_jax.commands.info import DatasetInfo
@@ -61,6 +68,7 @@ COMMANDS = {
         "dfaust": DatasetDfaust,
         "meshes": DatasetMeshes,
         "import": DatasetImport,
+        "export": DatasetExport,
         "info": DatasetInfo,
     },
 }

@@ -93,6 +93,33 @@ class DatasetImport:
         show_counts(open_data(self.out))
 
 
+@dataclass(frozen=True)
+class DatasetExport:
+    """Write a dataset in a layout of the published PyTorch systems, so that their programs train on it.
+
+    `dataset import` gives back the same meshes and modes, bit for bit.
+    """
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """A prepared dataset folder, a dataset of the PyTorch systems, or the word demo."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """Folder to create: it gets the basis, the faces and a folder with the meshes."""
+    layout: Literal["2022", "2026"] = "2022"
+    """2022: .tar files (the program MEPP-team/SAE reads these). 2026: .npy files."""
+    name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of the folder with the meshes (default: that of DATA)."""
+
+    def __call__(self) -> None:
+        from spectral_jax.data import pytorch_export
+
+        data = open_data(self.data)
+        with Bars() as bars:
+            folder = pytorch_export.export(data, self.out, self.layout, self.name, bars)
+        print(f"{folder}: layout of {self.layout}, {data.basis.num_modes:,} modes")
+        for name, records in data.splits.items():
+            print(f"  {name}: {len(records):,} meshes")
+
+
 def show_counts(data: Data) -> None:
     """Print the origin of a dataset, its numbers of meshes and identities, and what was skipped."""
     print(f"{data.path}: {data.basis.num_vertices:,} vertices, {data.basis.num_modes:,} modes")
