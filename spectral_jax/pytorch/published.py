@@ -22,7 +22,7 @@ from spectral_jax.files.progress import SILENT, Progress, track
 from spectral_jax.network.autoencoder import SpectralAutoencoder
 from spectral_jax.network.config import ModelConfig
 from spectral_jax.pytorch.infos import MODEL_OPTIONS
-from spectral_jax.pytorch.state_dict import TABLE, state_dict_from_params
+from spectral_jax.pytorch.state_dict import num_layers, state_dict_from_params, table
 from spectral_jax.pytorch.verify import Row, Values, compare, difference_of, gather, jax_values, originals_of, row_of
 from spectral_jax.training.config import TrainConfig
 from spectral_jax.training.schedule import Plateau, step_plateau
@@ -161,7 +161,8 @@ def _theirs(
     published: Published, model_config: ModelConfig, train_config: TrainConfig, state_dict, meshes, steps, progress
 ) -> dict[str, tuple[Values, Values]]:
     """The values of the published code by precision, and those of its training if any."""
-    layers = {w.name.removesuffix(".weight"): w.path[0] for w in TABLE if w.name.endswith(".weight")}
+    weights = [weight for weight in table(num_layers(state_dict)) if weight.name.endswith(".weight")]
+    layers = {weight.name.removesuffix(".weight"): weight.path[0] for weight in weights}
     options = {theirs: getattr(model_config, ours) for theirs, ours in MODEL_OPTIONS.items()}
     task = {
         "options": options | {"learning_rate": train_config.learning_rate},

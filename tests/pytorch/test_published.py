@@ -96,21 +96,24 @@ class Remembered(Silent):
         self.seen[task] = done, total
 
 
-def clone(folder, change=("", "")):
-    """A clone of a repository of that shape, with a text in its network replaced."""
+def clone(folder, *changes):
+    """A clone of a repository of that shape, with texts in its network replaced."""
     (folder / "models").mkdir(parents=True)
-    assert change[0] in STAND_IN
-    (folder / "models" / "LearnedPooling.py").write_text(STAND_IN.replace(*change) if change[0] else STAND_IN)
+    network = STAND_IN
+    for old, new in changes:
+        assert old in network
+        network = network.replace(old, new)
+    (folder / "models" / "LearnedPooling.py").write_text(network)
     (folder / "models" / "errors.py").write_text(ERRORS)
     return folder
 
 
-def rows(folder, steps, progress=None):
-    params = jax.device_get(init_params(MODEL, jax.random.key(0)))
-    meshes = random_coefficients(MODEL, 6), random_modes(MODEL)
+def rows(folder, steps, progress=None, model=MODEL):
+    params = jax.device_get(init_params(model, jax.random.key(0)))
+    meshes = random_coefficients(model, 6), random_modes(model)
     code = published.find(folder, sys.executable)
     options = state_dict_from_params(params), params, *meshes
-    return published.verify_published(code, MODEL, TRAIN, *options, steps=steps, progress=progress or Silent())
+    return published.verify_published(code, model, TRAIN, *options, steps=steps, progress=progress or Silent())
 
 
 @pytest.mark.needs("torch")
@@ -146,6 +149,21 @@ def test_another_network_there_fails_from_its_layer_on(tmp_path):
         assert passed[:3] == ["encoder layer 0", "encoder layer 1", "encoder layer 2"]
         assert passed[-1] == "training, rates"
         assert not {"encoder layer 3", "latents", "coefficients", "gradient, encoder_linear", *TRAINING[3:]} & {*passed}
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.slow
+def test_a_clone_with_another_shape_agrees_with_a_network_of_that_shape(tmp_path):
+    changes = [
+        ("256, 64, 32, 16]", "12, 5]"), ("3, 16, 32, 64, 128)", "3, 8, 20)"), ("128, 64, 32, 16, 16)", "20, 8, 8)"),
+        ("2048", "100"), ("reshape(-1, 128, 16)", "reshape(-1, 20, 5)"), ("Conv1d(16, 3,", "Conv1d(8, 3,"),
+        ("self.encoder_features[2 * i + 1](self.encoder_features[2 * i](x)) @ matrix",
+         "self.encoder_features[2 * i + 1](self.encoder_features[2 * i](x) @ matrix)"),
+    ]  # fmt: skip
+    model = ModelConfig(24, 4, 3, "SiLU", pooled=(12, 5), channels=(8, 20), pooling="before-activation")
+    table = rows(clone(tmp_path, *changes), 3, model=model)
+    assert [row for row in table if not row.passed] == []
+    assert "encoder layer 2" not in {row.quantity for row in table}
 
 
 @pytest.mark.needs("torch")
