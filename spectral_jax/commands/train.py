@@ -83,6 +83,8 @@ class Train:
     """Principal directions of the residual network; fewer where there are fewer meshes."""
     hidden_size: int = ModelConfig.hidden_size
     """Width of the hidden layers of the residual network."""
+    symmetric: tyro.conf.Suppress[bool] = False
+    """Of a residual network that is resumed: whether --mirror made it symmetric."""
     resume: bool = False
     """Continue the run in --run. It keeps its options; only --epochs and --data may change."""
     overwrite: bool = False

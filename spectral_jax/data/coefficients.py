@@ -68,7 +68,7 @@ class MirroredCoefficients:
     """Coefficients with the mirror image of every mesh behind it: row 2 i is mesh i, and row 2 i + 1 its image."""
 
     def __init__(self, coefficients: LazyCoefficients, reflection: Mirror):
-        self._coefficients, self._reflection = coefficients, jax.device_put(reflection)
+        self._coefficients, self.reflection = coefficients, jax.device_put(reflection)
         self.shape = (2 * len(coefficients), *coefficients.shape[1:])
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class MirroredCoefficients:
             found = self._coefficients[meshes]
         chosen, image = found[where], indices % 2 == 1
         if image.any():
-            chosen[image] = np.asarray(mirror.reflect(self._reflection, found))[where[image]]
+            chosen[image] = np.asarray(mirror.reflect(self.reflection, found))[where[image]]
         return chosen
 
 

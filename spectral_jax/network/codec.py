@@ -126,7 +126,8 @@ class Codec:
 @jax.default_matmul_precision("highest")
 def encode_batch(codec: Codec, coefficients: Float[Array, "batch freq 3"]) -> Float[Array, "batch latent"]:
     """Latents of coefficients."""
-    latents: Any = codec.model.apply(codec.variables, coefficients, method="encode")
+    method = "encode" if codec.constants is None else "encode_refined"
+    latents: Any = codec.model.apply(codec.variables, coefficients, method=method)
     return latents
 
 

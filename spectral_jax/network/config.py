@@ -11,6 +11,7 @@ Activation = Literal["ELU", "ReLU", "Tanh", "Sigmoid", "LeakyReLU", "SiLU"]
 Pooling = Literal["after-activation", "before-activation"]
 MOST_LAYERS = 16  # of an encoder
 OF_SAE_LP = ("conv_size", "activation", "pooled", "channels", "pooling")  # options that the residual network lacks
+OF_RESIDUAL = ("directions", "hidden_size", "symmetric")  # options that SAE-LP lacks
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class ModelConfig:
     """Number of principal directions that the residual network sees and moves; fewer where the meshes have fewer."""
     hidden_size: int = 256
     """Width of the hidden layers of the residual network."""
+    symmetric: bool = False
+    """Whether the residual network treats a mesh and its mirror image exactly alike."""
     pooled: tuple[int, ...] = (256, 64, 32, 16)
     """Lengths along frequency after each pooling of SAE-LP, in any order; their number is that of its layers."""
     channels: tuple[int, ...] = (16, 32, 64, 128)
@@ -48,7 +51,7 @@ class ModelConfig:
             raise ValueError(f"network must be one of {', '.join(get_args(Network))}, not {self.network!r}")
         for name in ("pooled", "channels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # a list could not be hashed
-        for name in ("directions", "hidden_size") if self.network == "sae-lp" else OF_SAE_LP:
+        for name in OF_RESIDUAL if self.network == "sae-lp" else OF_SAE_LP:
             if getattr(self, name) != getattr(type(self), name):
                 raise ValueError(f"the network {self.network} has no {name.replace('_', ' ')}")
         if self.conv_size < 1 or self.conv_size % 2 == 0:

@@ -52,7 +52,8 @@ def read_fit_data(
     Raises ValueError for too many modes, a batch larger than the train split, or a test split without vertices.
     """
     modes, held_out = model.modes, _held_out(data, config, progress)
-    rows = _train_rows(data, modes, config, held_out, progress)
+    mirrored = config.mirror and not model.symmetric  # a symmetric network learns nothing from mirror images
+    rows = _train_rows(data, modes, mirrored, held_out, progress)
     count = len(rows)
     if config.batch_size > count:
         raise ValueError(f"batch size {config.batch_size} is larger than the train split, {count} meshes")
@@ -84,9 +85,10 @@ def fit_principal(
     There are at most as many directions as meshes less one, and a batch has at most all meshes. Raises ValueError for
     too many modes or fewer than 2 meshes.
     """
-    rows = _train_rows(data, model.modes, config, _held_out(data, config, progress), progress)
+    rows = _train_rows(data, model.modes, config.mirror, _held_out(data, config, progress), progress)
     fitted, constants = scores.fit_constants(model, rows)
-    return fitted, dataclasses.replace(config, batch_size=min(config.batch_size, len(rows))), constants
+    count = len(rows) // (2 if fitted.symmetric else 1)
+    return fitted, dataclasses.replace(config, batch_size=min(config.batch_size, count)), constants
 
 
 def _held_out(data: Data, config: TrainConfig, progress: Progress) -> HeldOut | None:
@@ -94,10 +96,10 @@ def _held_out(data: Data, config: TrainConfig, progress: Progress) -> HeldOut | 
 
 
 def _train_rows(
-    data: Data, modes: int, config: TrainConfig, held_out: HeldOut | None, progress: Progress
+    data: Data, modes: int, mirrored: bool, held_out: HeldOut | None, progress: Progress
 ) -> LazyCoefficients | MirroredCoefficients:
     meshes = held_out.meshes if held_out else None
-    return coefficients.train_coefficients(data, modes, config.mirror, progress, meshes)
+    return coefficients.train_coefficients(data, modes, mirrored, progress, meshes)
 
 
 def _validation_meshes(

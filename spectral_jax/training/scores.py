@@ -17,6 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from spectral_jax.basis import mirror
+from spectral_jax.basis.mirror import Mirror
+from spectral_jax.data.coefficients import MirroredCoefficients
 from spectral_jax.network import principal, residual
 from spectral_jax.network.config import ModelConfig
 from spectral_jax.network.principal import Principal, Rows
@@ -28,11 +31,32 @@ PASSES = 2  # over a train split that is too large to hold: they start from a sa
 def fit_constants(model: ModelConfig, coefficients: Rows) -> tuple[ModelConfig, dict[str, Any]]:
     """The constants of a residual network for coefficients (mesh, freq, 3), and its options with their directions.
 
-    There are at most as many directions as meshes less one. Raises ValueError for fewer than 2 meshes.
+    There are at most as many directions as meshes less one. Coefficients with their mirror images give a symmetric
+    network. Raises ValueError for fewer than 2 meshes.
     """
     count = residual.num_directions(model, len(coefficients))
-    constants = residual.constants(principal.fit(coefficients, count, PASSES))
-    return dataclasses.replace(model, directions=count), constants
+    fitted = principal.fit(coefficients, count, PASSES)
+    if not isinstance(coefficients, MirroredCoefficients):
+        return dataclasses.replace(model, directions=count), residual.constants(fitted)
+    signs, components = _with_parity(coefficients.reflection, fitted.components)
+    constants = residual.constants(fitted._replace(components=components)) | {"signs": signs}
+    return dataclasses.replace(model, directions=count, symmetric=True), constants
+
+
+def _with_parity(
+    reflection: Mirror, components: Float[np.ndarray, "component freq 3"]
+) -> tuple[Float[np.ndarray, "component"], Float[np.ndarray, "component freq 3"]]:
+    """The sign that the mirror image of each principal component has, and components of which that is true.
+
+    The components of meshes and their mirror images are such, but for rounding, and where two have one variance.
+    """
+    zero = np.zeros((1, *components.shape[1:]), np.float32)
+    images = np.asarray(mirror.reflect(reflection, components) - mirror.reflect(reflection, zero))
+    signs = np.where(np.einsum("sfc,sfc->s", images, components) < 0, -1, 1).astype(np.float32)
+    definite = (components + signs[:, None, None] * images).reshape(len(components), -1).T
+    orthonormal, triangle = np.linalg.qr(definite.astype(np.float64))
+    orthonormal *= np.where(np.diag(triangle) < 0, -1, 1)
+    return signs, orthonormal.T.reshape(components.shape).astype(np.float32)
 
 
 @jax.jit

@@ -129,12 +129,13 @@ def validate(
 ) -> tuple[Float[Array, "mesh"], Float[Array, "mesh"]]:
     """Per mesh: mean vertex error in mm against the original vertices, and mean squared coefficient error.
 
-    Rows are coefficients, or scores of the residual network's trained part; `modes` are then its directions as
-    displacements of vertices.
+    Rows are coefficients, or scores of the residual network's trained part, whose latents are refined; `modes` are then
+    its directions as displacements of vertices.
     """
 
     def batch_errors(rows, vertices):
-        decoded: Any = model.apply(networks.variables(params, constants), rows)
+        method = "reconstruct" if isinstance(modes, Principal) else None
+        decoded: Any = model.apply(networks.variables(params, constants), rows, method=method)
         if isinstance(modes, Principal):
             reconstructed = principal.reconstruct(modes, decoded[:, :-1])
         else:

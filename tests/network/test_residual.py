@@ -1,14 +1,18 @@
 """The residual network: it starts as PCA, and training it on scores is training it on coefficients."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from spectral_jax.network import networks, principal, residual
+from spectral_jax.network.codec import Codec
 from spectral_jax.network.config import ModelConfig
 from spectral_jax.training import scores
-from spectral_jax.training.step import loss_and_gradient
+from spectral_jax.training.batches import FitData
+from spectral_jax.training.step import loss_and_gradient, validate
 
 SMALL = {"network": "residual", "latent_size": 4, "hidden_size": 16}
 
@@ -101,3 +105,80 @@ def test_what_fits_no_network_is_refused():
             ModelConfig(**options)
     with pytest.raises(ValueError, match="at least 2 meshes, the train split has 1"):
         residual.num_directions(config, 1)
+
+
+def symmetric(seed=1):
+    """A symmetric network that is not PCA any more: its options, variables, and signs of its directions."""
+    coefficients = meshes(40, 12)
+    config, _, constants = fitted(coefficients, 10)
+    config = dataclasses.replace(config, symmetric=True)
+    signs = np.random.default_rng(3).choice([-1, 1], 10).astype(np.float32)
+    params = moved(networks.init_params(config, jax.random.key(0)), seed)
+    return config, networks.variables(params, constants | {"signs": signs}), signs
+
+
+def test_a_symmetric_network_gives_mirror_images_for_mirror_images():
+    config, variables, signs = symmetric()
+    apply = networks.trained_part(networks.build(config)).apply
+    scores_ = jnp.asarray(np.random.default_rng(0).standard_normal((7, 10)), jnp.float32)
+    with jax.default_matmul_precision("highest"):
+        latents, images = (apply(variables, x, method="encode_scores") for x in (scores_, scores_ * signs[None]))
+        np.testing.assert_allclose(images, latents * signs[None, :4], rtol=1e-5, atol=1e-5)
+        refined, images = (
+            apply(variables, x, z, method="refine_scores")
+            for x, z in ((scores_, latents), (scores_ * signs[None], latents * signs[None, :4]))
+        )
+        np.testing.assert_allclose(images, refined * signs[None, :4], rtol=1e-4, atol=1e-4)
+        decoded, images = (apply(variables, z, method="decode_scores") for z in (latents, latents * signs[None, :4]))
+    np.testing.assert_allclose(images, decoded * signs[None], rtol=1e-5, atol=1e-5)
+
+
+def test_a_symmetric_network_may_have_more_latents_than_directions():
+    coefficients = meshes(3, 12)
+    config, params, constants = fitted(coefficients, 2)
+    config = dataclasses.replace(config, symmetric=True)
+    variables = networks.variables(params, constants | {"signs": np.array([1, -1], np.float32)})
+    found = networks.build(config).apply(variables, coefficients)
+    np.testing.assert_allclose(found, coefficients, atol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [0.1, 100.0])
+def test_refined_latents_never_decode_to_something_farther(spread):
+    """A step that overshoots is not taken, mesh by mesh."""
+    coefficients, others = meshes(40, 12), meshes(30, 12, seed=7)
+    config, params, constants = fitted(coefficients, 10)
+    variables = networks.variables(moved(params), constants)
+    network = networks.build(config)
+    rows = jnp.asarray(scores.all_rows(constants, [others]))[:, :-1] * spread
+
+    def errors(latents):
+        decoded = network.apply(variables, latents, method="decode_scores")
+        return np.asarray(jnp.square(decoded - rows).sum(axis=1))
+
+    latents = network.apply(variables, rows, method="encode_scores")
+    refined = network.apply(variables, rows, latents, method="refine_scores")
+    assert (errors(refined) <= errors(latents)).all()
+    assert errors(refined).mean() < 0.9 * errors(latents).mean()
+
+
+def test_refining_leaves_pca_as_it_is():
+    coefficients = meshes(40, 12)
+    config, params, constants = fitted(coefficients, 10)
+    variables, network = networks.variables(params, constants), networks.build(config)
+    latents, refined = (network.apply(variables, coefficients, method=name) for name in ("encode", "encode_refined"))
+    np.testing.assert_allclose(refined, latents, atol=1e-5)
+
+
+def test_the_codec_refines_and_validations_see_what_it_decodes():
+    coefficients = meshes(40, 12)
+    config, params, constants = fitted(coefficients, 10)
+    params, network = moved(params), networks.build(config)
+    modes = np.linalg.qr(np.random.default_rng(2).standard_normal((20, 12)))[0].astype(np.float32)
+    vertices = jnp.einsum("vf,bfc->bvc", modes, coefficients, precision="highest")
+    codec = Codec(network, params, None, jax.device_put(constants))
+    decoded = codec.decode(codec.encode(coefficients))
+    errors_mm = np.linalg.norm(np.einsum("vf,bfc->bvc", modes, decoded) - vertices, axis=-1).mean(axis=-1) * 1000
+    whole = FitData(np.asarray(coefficients), modes, np.asarray(coefficients), vertices)
+    data = scores.from_coefficients(whole, constants)
+    found_mm, _ = validate(networks.trained_part(network), params, *data[1:], constants)
+    np.testing.assert_allclose(found_mm, errors_mm, rtol=1e-4)

@@ -10,7 +10,7 @@ import pytest
 from helpers import Stopping
 
 import spectral_jax as sj
-from spectral_jax.basis import spectral
+from spectral_jax.basis import mirror, spectral
 from spectral_jax.cli import main
 from spectral_jax.data import coefficients, writer
 from spectral_jax.data.dataset import Example
@@ -18,6 +18,8 @@ from spectral_jax.network import networks
 from spectral_jax.paths import interpolate
 from spectral_jax.runs import bundle, checkpoint
 from spectral_jax.runs.logs import read_log
+from spectral_jax.runs.run import load_constants
+from spectral_jax.training.placement import read_fit_data
 
 SWEEP = ["--epochs", "2", "--latent-sizes", "3", "--batch-size", "8", "--validate-every", "1"]
 OPTIONS = {"network": "residual", "latent_size": 3, "hidden_size": 32, "epochs": 40, "validate_every": 10}
@@ -68,6 +70,27 @@ def test_it_is_never_worse_than_pca(sphere, sphere_basis, tmp_path, count):
     assert (run.config.model.directions, run.config.train.batch_size) == (count - 1, count)
     summary = sj.evaluate(run)
     assert summary.mean_mm <= summary.pca_mm * (1 + 1e-4)
+
+
+def test_mirror_images_are_built_into_the_network(spheres, tmp_path):
+    """A mesh and its mirror image have the same error, and what is decoded from them are mirror images."""
+    folder = tmp_path / "run"
+    sj.train(spheres, folder, progress=Stopping([False, True]), mirror=True, **OPTIONS)
+    run = sj.train(spheres, folder, resume=True)
+    assert run.config.model.symmetric
+    data = sj.open_data(spheres)
+    reflection = coefficients.find_reflection(coefficients.LazyCoefficients(data, "train", 32), data)
+    whole = np.stack([example.coefficients for example in data.splits["test"]])
+    codec, images = sj.Codec.of(run), np.asarray(mirror.reflect(reflection, whole))
+    latents, mirrored = codec.encode(whole), codec.encode(images)
+    np.testing.assert_allclose(np.abs(mirrored), np.abs(latents), atol=1e-3)
+    decoded = np.asarray(mirror.reflect(reflection, codec.decode(latents)))
+    inside = data.basis.eigenvalues < 0.999 * data.basis.eigenvalues[-1]  # the last ones may lack some of their group
+    np.testing.assert_allclose(codec.decode(mirrored)[:, inside], decoded[:, inside], atol=1e-3 * np.abs(whole).max())
+    rows = read_fit_data(data, run.config.model, run.config.train, constants=load_constants(folder, run.config.model))
+    assert rows.num_meshes == 400  # mirror images would teach it nothing
+    summary = sj.evaluate(run)
+    assert summary.mean_mm < 0.9 * summary.pca_mm
 
 
 def test_stopped_and_resumed_it_is_the_uninterrupted_run(trained, spheres, tmp_path):
