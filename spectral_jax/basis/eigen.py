@@ -48,12 +48,14 @@ class Factor(NamedTuple):
     Attributes:
       shift: the shift, moved up from the one asked for where that was too near to an eigenvalue.
       below: number of eigenvalues of A below the shift.
+      negative: indices of rows, as many within each block of A as it has eigenvalues below the shift.
       error: bound of the norm of A - shift - L D L^T; an eigenvalue nearer than this may be miscounted (Weyl).
       solve: multiplies by the inverse of A - shift.
     """
 
     shift: float
     below: int
+    negative: np.ndarray
     error: float
     solve: Callable[[np.ndarray], np.ndarray]
 
@@ -182,7 +184,8 @@ def factorise(matrix: Any, shift: float, room: float) -> Factor:
         inverse = float(np.linalg.norm(factors.solve(probes))) / 4  # an eigenvalue is at least 1 / this away
         doubt = max(error, NEAREST * room) * inverse
         if doubt < least:
-            best, least = Factor(moved, int((pivots < 0).sum()), error, factors.solve), doubt
+            negative = np.flatnonzero((pivots[:, 0] < 0)[factors.perm_c])
+            best, least = Factor(moved, len(negative), negative, error, factors.solve), doubt
         if doubt < 0.1:
             break
     if best is None:

@@ -19,7 +19,7 @@ from spectral_jax.files import atomic, safe_files
 from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.geometry import mesh
 
-SOLVER = 1  # part of the cache's file names; increase it when `spectral.compute` gives other modes than before
+SOLVER = 2  # part of the cache's file names; increase it when `spectral.compute` gives other modes than before
 NAMES = ("evecs", "modes", "eigenvectors", "Phi", "phi", "V")  # usual names of modes in a .mat file
 
 

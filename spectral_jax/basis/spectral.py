@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from spectral_jax.basis import eigen
+from spectral_jax.basis import components, eigen
 from spectral_jax.files import atomic, safe_files
 from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.geometry import mesh
@@ -109,32 +109,39 @@ def compute(
     """Compute the `num_modes` (default: all) lowest modes of the graph Laplacian of the faces.
 
     With vertices in metres: of the cotangent Laplacian of that shape (see `mesh.laplacian`), eigenvalues in 1/m^2.
-    `fix_signs` sets the signs, so machines agree wherever an eigenvalue is simple. `progress` counts the modes found,
-    which only the sparse solver does as it goes (see `solver`). Raises ValueError for faces out of range, isolated
-    vertices or more modes than vertices. Warns when the mesh has several components.
+    `fix_signs` sets the signs, so machines agree wherever an eigenvalue is simple. If the mesh has several components,
+    each mode lives on one of them, and a warning tells their number. `progress` counts the modes found, which only the
+    sparse solver does as it goes (see `solver`). Raises ValueError for faces out of range, isolated vertices or more
+    modes than vertices.
     """
     pairs = mesh.edges(faces, num_vertices)
     isolated = np.setdiff1d(np.arange(num_vertices), pairs)
     if isolated.size:
         raise ValueError(f"{isolated.size} of {num_vertices} vertices belong to no face, the first is {isolated[0]}")
-    components = mesh.num_components(pairs, num_vertices)
-    if components > 1:
-        warnings.warn(f"the mesh has {components} components, hence as many constant modes", stacklevel=2)
+    labels = mesh.components(pairs, num_vertices)
+    if labels.any():
+        warnings.warn(f"the mesh has {labels.max() + 1} components, hence as many constant modes", stacklevel=2)
     num_modes = num_vertices if num_modes is None else num_modes
     if not 1 <= num_modes <= num_vertices:
         raise ValueError(f"{num_modes} modes asked for, a mesh of {num_vertices} vertices has {num_vertices}")
     matrix, mass = mesh.laplacian(faces, num_vertices, vertices)
     progress.update(eigen.COMPUTING, 0, num_modes)
-    chosen = solver(num_vertices, num_modes)
-    if chosen == "sparse":
-        eigenvalues, modes = eigen.sliced(matrix, num_modes, progress)
+    if labels.any():
+        eigenvalues, modes = components.lowest(matrix, labels, num_modes, _solve, progress)
     else:
-        solve = eigen.dense if chosen == "dense" else eigen.dense_on_device
-        eigenvalues, modes = solve(matrix, num_modes)
+        eigenvalues, modes = _solve(matrix, num_modes, progress)
     if mass is not None:
         modes = modes / np.sqrt(mass)[:, None]
         mass = mass.astype(np.float32)
     return SpectralBasis(fix_signs(modes).astype(np.float32), eigenvalues, np.asarray(faces, np.int32), mass)
+
+
+def _solve(matrix: Any, num_modes: int, progress: Progress) -> eigen.Pairs:
+    """The lowest eigenpairs of a matrix by the solver for its size."""
+    chosen = solver(matrix.shape[0], num_modes)
+    if chosen == "sparse":
+        return eigen.sliced(matrix, num_modes, progress)
+    return (eigen.dense if chosen == "dense" else eigen.dense_on_device)(matrix, num_modes)
 
 
 def solver(num_vertices: int, num_modes: int) -> Literal["dense", "dense on the GPU", "sparse"]:

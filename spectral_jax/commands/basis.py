@@ -46,6 +46,7 @@ class BasisCompute:
 
     def __call__(self) -> None:
         from spectral_jax.basis import formats, spectral
+        from spectral_jax.geometry import mesh
 
         check_free(self.out, self.overwrite)
         with shown_warnings():
@@ -60,8 +61,10 @@ class BasisCompute:
         seconds = time.monotonic() - start
         figures = check(self.mesh, computed, vertices)
         spectral.save(self.out, computed)
-        solver = spectral.solver(shape.num_vertices, modes)
-        origin = f"computed by the {solver} solver" if bars.tasks else "from the cache"
+        parts = mesh.num_components(mesh.edges(shape.faces, shape.num_vertices), shape.num_vertices)
+        solver = f"by the {spectral.solver(shape.num_vertices, modes)} solver"
+        how = solver if parts == 1 else f"for each of {parts} components"
+        origin = f"computed {how}" if bars.tasks else "from the cache"
         print(f"{describe(self.out, computed)}, {origin} in {seconds:.1f} s\n{figures}")
 
 

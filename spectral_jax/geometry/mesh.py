@@ -107,13 +107,20 @@ def laplacian(
     return scipy.sparse.csr_array(scale @ stiffness @ scale), areas / areas.mean()
 
 
-def num_components(edges: Int[np.ndarray, "edge 2"], num_vertices: int) -> int:
-    """Number of connected components of the graph. An isolated vertex is a component."""
+def components(edges: Int[np.ndarray, "edge 2"], num_vertices: int) -> Int[np.ndarray, "vertex"]:
+    """The connected component of each vertex, numbered from 0 by their first vertices. An isolated vertex is one."""
     import scipy.sparse
 
     ones = np.ones(len(edges))
     graph = scipy.sparse.coo_array((ones, tuple(np.asarray(edges).T)), shape=(num_vertices, num_vertices))
-    return int(scipy.sparse.csgraph.connected_components(graph, directed=False, return_labels=False))
+    _, labels = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    first = np.unique(labels, return_index=True)[1]
+    return np.argsort(np.argsort(first))[labels]
+
+
+def num_components(edges: Int[np.ndarray, "edge 2"], num_vertices: int) -> int:
+    """Number of connected components of the graph."""
+    return int(components(edges, num_vertices).max(initial=-1)) + 1
 
 
 def fingerprint(faces: Int[np.ndarray, "face 3"], num_vertices: int) -> str:
