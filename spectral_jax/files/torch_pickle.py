@@ -161,9 +161,11 @@ def _global(module: object, name: object, archive: Archive) -> np.dtype | Record
     return DTYPES[full] if full in DTYPES else Record(full)
 
 
-def _persistent(identity: object, archive: Archive) -> Storage:
-    """The storage that a persistent id refers to."""
+def _persistent(identity: object, archive: Archive) -> Storage | Record:
+    """The storage that a persistent id refers to, or the class of a module, which older files have with its code."""
     match identity:
+        case "module", Record(arguments=None) as module, str() | None, str() | None:
+            return module
         case str(tag), Record(name=name, arguments=None), str(key), str(), int(count), *view if (
             tag == "storage" and name.endswith("Storage") and len(key) < 80 and count >= 0 and view in ([], [None])
         ):
@@ -172,7 +174,7 @@ def _persistent(identity: object, archive: Archive) -> Storage:
             if archive.named is not None and archive.named.setdefault(key, storage) != storage:
                 raise TorchFileError(f"has a storage {key!r} of two dtypes or sizes")
             return storage
-    raise TorchFileError("data.pkl has a persistent id that is not a storage's")
+    raise TorchFileError("data.pkl has a persistent id that is not a storage's or a module's")
 
 
 def _call(function: object, arguments: object, archive: Archive) -> object:

@@ -32,7 +32,7 @@ from spectral_jax.pytorch.state_dict import (
     state_dict_from_params,
     table,
 )
-from spectral_jax.pytorch.weights import find_weights
+from spectral_jax.pytorch.weights import as_dict, find_weights
 from spectral_jax.runs import checkpoint, run
 from spectral_jax.training.config import TrainConfig
 from spectral_jax.training.schedule import EPS, FACTOR, PATIENCE, THRESHOLD, Plateau
@@ -298,10 +298,9 @@ def read_weights(
     """Read a checkpoint: all that is in it, and what `find_weights` finds there. Raises ValueError naming the file."""
     if not source.is_file():
         raise ValueError(f"{source}: no such file")
-    saved = torch_file.load(source)
-    if not isinstance(saved, dict):
-        raise ValueError(f"{source}: holds a {type(saved).__name__}, expected a checkpoint or a state dict")
+    loaded = torch_file.load(source)
     with _naming(source):
+        saved = as_dict(loaded)
         return saved, *find_weights(saved, weights, ignore)
 
 

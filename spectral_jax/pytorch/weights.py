@@ -18,6 +18,8 @@ NAMES = [weight.name for weight in table(MOST_LAYERS)]  # of the network with mo
 _KNOWN = frozenset(NAMES)
 STEPS = 1 << 18  # values of a checkpoint that are looked at
 LEVELS = 32  # of nesting that are looked at
+PARTS = 1 << 16  # modules and tensors of a pickled module that are looked at
+LONGEST = 1000  # characters of a tensor's name
 LISTED = 20  # names in an error
 
 
@@ -54,6 +56,18 @@ class Weights(NamedTuple):
     def complete(self) -> bool:
         """Whether every array of a network is there."""
         return len(self.names) == len(table(num_layers(self.names)))
+
+
+def as_dict(loaded: Any) -> dict[Any, Any]:
+    """What a file holds, as a dict: an object, list or tuple is under the name of its class.
+
+    Raises ValueError for a file that holds none of these.
+    """
+    if isinstance(loaded, dict):
+        return loaded
+    if not isinstance(loaded, _CONTAINERS):
+        raise ValueError(f"holds a {type(loaded).__name__}, expected a checkpoint, a state dict or a module")
+    return {loaded.name[:LONGEST] if isinstance(loaded, Record) else type(loaded).__name__: loaded}
 
 
 def find_weights(
@@ -103,7 +117,7 @@ def _pattern(name: str, used: set[str]) -> str:
 
 
 def _dicts(saved: Any, ignore: Sequence[str]) -> Iterator[tuple[tuple, dict[str, np.ndarray]]]:
-    """The path of each dict in a checkpoint, records included, and its arrays that are not to be ignored."""
+    """The path of each dict or pickled module in a checkpoint, and its arrays that are not to be ignored."""
     todo: deque[tuple[tuple, int, Any]] = deque([((), 0, saved)])
     seen, steps = set(), 0
     while todo and steps < STEPS:
@@ -114,18 +128,46 @@ def _dicts(saved: Any, ignore: Sequence[str]) -> Iterator[tuple[tuple, dict[str,
         seen.add(id(node))
         if isinstance(node, Record):
             inside: list[tuple[tuple, Any]] = [(path, part) for part in (node.arguments, node.items, node.state)]
+            arrays, parts = _module(node)
+            seen.update(parts)  # those of this module are no other sets of weights
         else:
             pairs = list(node.items() if isinstance(node, dict) else enumerate(node))
             inside = [((path, _key(key)), child) for key, child in pairs if isinstance(child, _CONTAINERS)]
-            arrays: dict[Any, Any] = {
-                key: child for key, child in pairs if isinstance(key, str) and isinstance(child, np.ndarray)
-            }
-            if kept := {key: array for key, array in arrays.items() if not _matches(key, ignore)}:
-                yield path, kept
+            arrays = {key: child for key, child in pairs if isinstance(key, str) and isinstance(child, np.ndarray)}
+        if kept := {key: array for key, array in arrays.items() if not _matches(key, ignore)}:
+            yield path, kept
         todo.extend((path, level + 1, child) for path, child in inside if isinstance(child, _CONTAINERS))
 
 
 _CONTAINERS = (dict, list, tuple, Record)
+
+
+def _module(record: Record) -> tuple[dict[str, np.ndarray], set[int]]:
+    """The state dict of a pickled module, from the states of its parts, and the ids of these; empty for other records.
+
+    A part may be under several names, as in PyTorch, or (in a damaged file) within itself, so the steps are bounded.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    parts, todo, steps = set(), [("", record)], 0
+    while todo:
+        prefix, part = todo.pop()
+        state = part.state if isinstance(part.state, dict) else {}
+        modules, parameters, buffers = (_dict(state.get(name)) for name in ("_modules", "_parameters", "_buffers"))
+        steps += 1 + len(modules) + len(parameters) + len(buffers)
+        if "_modules" not in state or len(prefix) > LONGEST or steps > PARTS:
+            continue
+        parts.add(id(part))
+        unsaved = state.get("_non_persistent_buffers_set")
+        unsaved = unsaved if isinstance(unsaved, set) else ()
+        kept = {name: array for name, array in (parameters | buffers).items() if name not in unsaved}
+        arrays |= {f"{prefix}{_key(name)}": array for name, array in kept.items() if isinstance(array, np.ndarray)}
+        children = [(f"{prefix}{_key(name)}.", child) for name, child in modules.items() if isinstance(child, Record)]
+        todo += children[::-1]  # the first is next
+    return arrays, parts
+
+
+def _dict(value: Any) -> dict[Any, Any]:
+    return dict(value) if isinstance(value, dict) else {}
 
 
 def _key(key: Any) -> str:
@@ -140,7 +182,7 @@ def _sets(path: tuple, arrays: Mapping[str, np.ndarray]) -> list[Weights]:
     """The sets of weights among these arrays, complete or not, by prefix; wrappers within names are left out."""
     found: dict[str, dict[str, str]] = {}
     for full in arrays:
-        parts = full.split(".") if len(full) < 1000 else []
+        parts = full.split(".") if len(full) < LONGEST else []
         plain = [i for i, part in enumerate(parts) if part not in WRAPPERS]
         for length in (2, 3):
             name = ".".join(parts[i] for i in plain[-length:])

@@ -382,7 +382,8 @@ def test_a_state_dict_alone_becomes_a_run_of_no_epochs(tmp_path, sphere_basis):
         ("last.ckpt", "list.json", r"list.json: holds a list, expected a dict"),
         ("last.ckpt", "broken.json", r"broken.json: "),
         ("last.ckpt", "other.json", r"other.json: nb_freq is 64, the weights say 128"),
-        ("list.pth", None, r"list.pth: holds a list, expected a checkpoint"),
+        ("list.pth", None, r"list.pth: not the weights of this network"),
+        ("tensor.pth", None, r"tensor.pth: holds a ndarray, expected a checkpoint"),
         ("moments.pth", None, r"moments.pth: not the weights of this network"),
         ("infos.json", None, r"infos.json: is not a zip archive"),
     ],
@@ -393,6 +394,7 @@ def test_bad_files_are_named_and_nothing_is_left(tmp_path, source, infos, messag
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "other.json").write_text(json.dumps(INFOS | {"nb_freq": 64}))
     torch_file.save(tmp_path / "list.pth", [1])
+    torch_file.save(tmp_path / "tensor.pth", np.zeros(2))
     torch_file.save(tmp_path / "moments.pth", {"state": {0: {"step": 1}}, 5: [np.zeros(2)]})
     with pytest.raises(ValueError, match=message):
         import_checkpoint(tmp_path / source, tmp_path / "run", infos and tmp_path / infos)

@@ -109,3 +109,69 @@ def test_missing_tensors_are_named(tmp_path, weights, capsys):
     source = save(tmp_path / "a.pth", {"net": fewer})
     assert main(["convert", source, str(tmp_path / "run")]) == 2
     assert "last_conv.bias (3,) is missing" in capsys.readouterr().err
+
+
+def module_of(weights, name="nets.Net"):
+    """A pickled module with these weights, as it is read: inert records within one another."""
+    parts = {}
+    for full, array in weights.items():
+        head, _, rest = full.partition(".")
+        parts.setdefault(head, {})[rest] = array
+    tensors = {head: inner[""] for head, inner in parts.items() if "" in inner}
+    modules = {head: module_of(inner, "torch.nn.Part") for head, inner in parts.items() if "" not in inner}
+    state = {"training": True, "_parameters": tensors, "_buffers": {}, "_modules": modules}
+    return Record(name, (), state | {"_non_persistent_buffers_set": set()})
+
+
+def test_a_pickled_module_has_its_state_dict(tmp_path, weights):
+    whole = module_of(weights)
+    whole.state["_buffers"]["cache"] = np.zeros(3)
+    whole.state["_non_persistent_buffers_set"] = {"cache"}
+    for tree, label in (
+        ({"nets.Net": whole}, "nets.Net"),
+        ({"epoch": 3, "model": whole}, "model"),
+        ({"trainer": Record("lib.Trainer", (), {"model": whole, "lr": 0.1})}, "trainer.model"),
+        ({"wrapped": Record("nets.Wrapper", (), {"_modules": {"net": whole}})}, "wrapped.net"),
+    ):
+        found, _, lines = find_weights(tree)
+        assert {name: array.tobytes() for name, array in found.items()} == {
+            name: weights[name].tobytes() for name in found
+        }
+        assert len(found) == len(weights)
+        assert f"weights: {label}" in lines
+    loss = Record("nets.Loss", (), {"_modules": {}, "_parameters": {"weight": np.ones(3)}})
+    whole.state["_modules"]["criterion"] = loss
+    with pytest.raises(ValueError, match=r"criterion\.weight \(3,\).*--ignore 'criterion\.\*'"):
+        find_weights({"model": whole})
+    assert len(find_weights({"model": whole}, ignore=["criterion.*"])[0]) == len(weights)
+
+
+def test_a_module_within_itself_ends(weights):
+    whole = module_of(weights)
+    whole.state["_modules"]["self"] = whole
+    with pytest.raises(ValueError, match="sets of weights fit"):
+        find_weights({"model": whole})
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_command_reads_whole_modules_without_their_code(tmp_path, weights, zipped, capsys):
+    import torch
+
+    from spectral_jax.network.config import ModelConfig
+    from spectral_jax.pytorch.reference import TorchSpectralAutoencoder
+
+    module = TorchSpectralAutoencoder(ModelConfig(128, 8))
+    module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
+    module.downsampling_mats.register_buffer("cache", torch.zeros(3), persistent=False)
+    path, target = tmp_path / "model.pt", str(tmp_path / "run")
+    wrapped = torch.nn.DataParallel(module)
+    torch.save(wrapped, path, _use_new_zipfile_serialization=zipped)
+    assert main(["convert", str(path), target, "--verify", "--meshes", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "weights: torch.nn.parallel.data_parallel.DataParallel.module" in out
+    assert "comparisons passed" in out
+    loaded = run.load_run(tmp_path / "run")
+    np.testing.assert_array_equal(loaded.params["last_conv"]["bias"], weights["last_conv.bias"])
+    assert main(["convert", str(path), "--show"]) == 0
+    assert "_parameters: " in capsys.readouterr().out
