@@ -97,3 +97,19 @@ class Stopping(Silent):
 
     def should_stop(self):
         return next(self.answers)
+
+
+def smpl_arrays(arrays, num_betas=10):
+    """An SMPL body of 24 joints from one of SMPL-H: the fingers of each hand become one joint."""
+    rows = [*range(22), 22, 37]
+    weights = [arrays["weights"][:, :22], *(arrays["weights"][:, a : a + 15].sum(1, keepdims=True) for a in (22, 37))]
+    corrections = np.concatenate([arrays["posedirs"][:, :, :189], np.zeros_like(arrays["posedirs"][:, :, :18])], axis=2)
+    return {
+        "v_template": arrays["v_template"],
+        "f": arrays["f"],
+        "weights": np.concatenate(weights, axis=1),
+        "shapedirs": arrays["shapedirs"][:, :, :num_betas],
+        "posedirs": corrections,
+        "J_regressor": arrays["J_regressor"][rows],
+        "kintree_table": np.stack([[*arrays["kintree_table"][0, :22], 20, 21], np.arange(24)]),
+    }

@@ -12,6 +12,7 @@ from spectral_jax.files import safe_files
 
 NUM_POSES = 156  # axis-angles of 52 joints
 NUM_BODY = 66  # of them, those of the root and the 21 body joints
+NUM_SMPL = 72  # axis-angles of SMPL's 24 joints: the same, and one for each hand
 NUM_BETAS = 16
 FRAMERATE = ("mocap_framerate", "mocap_frame_rate", "framerate", "frame_rate", "fps")  # names that it may have
 MOST_BYTES = 1 << 30  # limit of a file's size: two hours at 120 frames per second
@@ -22,23 +23,24 @@ class MotionSequence(NamedTuple):
     """A motion of one subject.
 
     Attributes:
-      poses: axis-angles of the 52 SMPL-H joints in radians.
+      poses: axis-angles in radians of the 52 SMPL-H joints, or of the 24 SMPL joints (72) where those are asked for.
       betas: shape.
       gender: in lower case, "" if the file does not say.
       framerate: frames per second, None if the file does not say.
     """
 
-    poses: Float[np.ndarray, "frame 156"]
+    poses: Float[np.ndarray, "frame angle"]
     betas: Float[np.ndarray, "16"]
     gender: str
     framerate: float | None
 
 
-def read_sequence(path: Path | str) -> MotionSequence:
+def read_sequence(path: Path | str, num_poses: int = NUM_POSES) -> MotionSequence:
     """Read an AMASS .npz. Raises ValueError naming the file and what is missing, wrongly shaped or not finite.
 
-    Poses may be one array, or arrays of root, body and hands. Of SMPL poses (72 numbers) root and 21 body joints are
-    kept, and hands are zero. Betas are truncated or padded with zeros to 16; rows of betas must be equal.
+    Poses may be one array, or arrays of root, body and hands. They become poses of SMPL-H (`num_poses` 156) or SMPL
+    (72). From one to the other, root and 21 body joints are kept, and hands are zero: SMPL's joint of a hand is none
+    of SMPL-H's. Betas are truncated or padded with zeros to 16; rows of betas must be equal.
     """
     try:
         with safe_files.open_npz(path, MOST_BYTES) as data:
@@ -51,7 +53,7 @@ def read_sequence(path: Path | str) -> MotionSequence:
         raise ValueError(f"{path}: not an AMASS sequence: {error}") from error
     if poses.ndim == 3 and poses.shape[2] == 3:
         poses = poses.reshape(len(poses), -1)
-    if poses.ndim != 2 or poses.shape[1] not in (NUM_BODY, 72, NUM_POSES):
+    if poses.ndim != 2 or poses.shape[1] not in (NUM_BODY, NUM_SMPL, NUM_POSES):
         raise ValueError(f"{path}: poses have shape {poses.shape}, expected (frames, 156) or (frames, 72)")
     if not len(poses):
         raise ValueError(f"{path}: poses have shape {poses.shape}: no frames")
@@ -70,9 +72,8 @@ def read_sequence(path: Path | str) -> MotionSequence:
         betas = betas[0]
     if betas.ndim != 1:
         raise ValueError(f"{path}: betas have shape {betas.shape}, expected (16,) or equal rows of 16")
-    if poses.shape[1] == 72:
-        poses = poses[:, :NUM_BODY]
-    poses = np.pad(poses, ((0, 0), (0, NUM_POSES - poses.shape[1])))
+    if poses.shape[1] != num_poses:
+        poses = np.pad(poses[:, :NUM_BODY], ((0, 0), (0, num_poses - NUM_BODY)))
     betas = np.pad(betas[:NUM_BETAS], (0, max(0, NUM_BETAS - len(betas))))
     gender = gender.removeprefix("b'").removesuffix("'").strip().lower()  # str(b"male") is in some files
     return MotionSequence(poses.astype(np.float32), betas.astype(np.float32), gender, framerate)

@@ -1,5 +1,6 @@
-"""Bodies of the SMPL-H format: from poses and betas to posed, normalised vertices."""
+"""Bodies of the SMPL-H and SMPL formats: from poses and betas to posed, normalised vertices."""
 
+import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -16,25 +17,36 @@ from spectral_jax.bodies import smplh_pickle
 from spectral_jax.files import safe_files
 
 NUM_BETAS = 16
-ARRAYS = {
-    "v_template": ("V", 3),
-    "f": ("F", 3),
-    "weights": ("V", 52),
-    "shapedirs": ("V", 3, NUM_BETAS),
-    "posedirs": ("V", 3, 459),
-    "J_regressor": (52, "V"),
-    "kintree_table": (2, 52),
-}
+
+
+def arrays_of(num_joints: int) -> dict[str, tuple[int | str, ...]]:
+    """The arrays of a body file and their sizes; V and F are the numbers of vertices and faces."""
+    return {
+        "v_template": ("V", 3),
+        "f": ("F", 3),
+        "weights": ("V", num_joints),
+        "shapedirs": ("V", 3, NUM_BETAS),
+        "posedirs": ("V", 3, 9 * (num_joints - 1)),
+        "J_regressor": (num_joints, "V"),
+        "kintree_table": (2, num_joints),
+    }
+
+
+SMPLH_JOINTS, SMPL_JOINTS = 52, 24  # SMPL has one joint for each hand
+SMPL_BETAS = 10  # that an SMPL body has at least
+ARRAYS = arrays_of(SMPLH_JOINTS)
 INTEGERS = ("f", "kintree_table")
 ROOT_PARENTS = (-1, 2**32 - 1)  # values that mean no parent
 DEMO_SIZES = (1229, 12272)
 GENDERS = ("female", "male", "neutral")
+SMPLH_NAME = re.compile(r"smplh_(female|male|neutral)")
+SMPL_NAME = re.compile(r"(?:smpl|basicmodel)_(female|male|neutral|f|m)(?:_lbs_.*)?")  # also those that the site gives
 SEARCH_DEPTH = 3
 ARCHIVES = (".xz", ".zip", ".bz2", ".gz", ".tar")
 
 
 class Body(NamedTuple):
-    """A body model: the SMPLH of body-models, which holds JAX arrays, and its faces."""
+    """A body model: the SMPLH or SMPL of body-models, which holds JAX arrays, and its faces."""
 
     model: Any
     faces: Int[np.ndarray, "face 3"]
@@ -42,6 +54,14 @@ class Body(NamedTuple):
     @property
     def num_vertices(self) -> int:
         return self.model.num_vertices
+
+    @property
+    def num_joints(self) -> int:
+        return self.model.NUM_JOINTS
+
+    @property
+    def name(self) -> str:
+        return "SMPL-H" if self.num_joints == SMPLH_JOINTS else "SMPL"
 
 
 def demo_body_path(num_vertices: int = 1229) -> Path:
@@ -54,19 +74,23 @@ def demo_body_path(num_vertices: int = 1229) -> Path:
 def find_bodies(folder: Path | str) -> dict[str, Path]:
     """Find the body file of each gender ("female", "male", perhaps "neutral") in a folder or up to three levels below.
 
-    Files are SMPLH_<GENDER>.npz or .pkl, in any case, or <gender>/model.npz or .pkl. An .npz is preferred to any .pkl,
-    because the pickles of the MANO archive lack shape components. Raises ValueError naming the folder and the gender
-    that is missing, or the two files of one gender.
+    SMPL-H files are SMPLH_<GENDER>.npz or .pkl, in any case, or <gender>/model.npz or .pkl. Where they are missing,
+    SMPL files are taken: SMPL_<GENDER> or basicModel_<g>_lbs_.... An .npz is preferred to any .pkl, because the pickles
+    of the MANO archive lack shape components. Raises ValueError naming the folder and the gender that is missing, or
+    the two files of one gender.
     """
-    folder, found = Path(folder), {gender: [] for gender in GENDERS}
+    folder = Path(folder)
+    smplh, smpl = ({gender: [] for gender in GENDERS} for _ in range(2))
     if folder.is_file():
         raise ValueError(f"{folder}: a file, expected the folder that it unpacks to")
     for depth in range(SEARCH_DEPTH + 1):
         for path in folder.glob("*/" * depth + "*"):
-            name = f"smplh_{path.parent.name}" if path.stem.lower() == "model" else path.stem
-            prefix, gender = name.lower()[:6], name.lower()[6:]
-            if prefix == "smplh_" and gender in GENDERS and path.suffix.lower() in (".npz", ".pkl") and path.is_file():
-                found[gender].append(path)
+            name = (f"smplh_{path.parent.name}" if path.stem.lower() == "model" else path.stem).lower()
+            for found, pattern in ((smplh, SMPLH_NAME), (smpl, SMPL_NAME)):
+                match = pattern.fullmatch(name)
+                if match and path.suffix.lower() in (".npz", ".pkl") and path.is_file():
+                    found[{"f": "female", "m": "male"}.get(match[1], match[1])].append(path)
+    found = smpl if any(smpl.values()) and not (smplh["female"] and smplh["male"]) else smplh
     for gender, paths in found.items():
         paths.sort(key=lambda path: (path.suffix.lower() != ".npz", path))
         paths[:] = [path for path in paths if path.suffix.lower() == paths[0].suffix.lower()]
@@ -77,9 +101,10 @@ def find_bodies(folder: Path | str) -> dict[str, Path]:
     missing = [gender for gender in ("female", "male") if not found[gender]]
     if missing:
         packed = sorted(path.name for path in folder.glob("*") if path.suffix.lower() in ARCHIVES)
+        other = "SMPL_{0}" if found is smpl else "{1}/model"
         raise ValueError(
             f"{folder}: no {' and no '.join(missing)} body: looked here and up to {SEARCH_DEPTH} folders down for "
-            + " and ".join(f"SMPLH_{gender.upper()} or {gender}/model" for gender in missing)
+            + " and ".join(f"SMPLH_{gender.upper()} or {other.format(gender.upper(), gender)}" for gender in missing)
             + ", .npz or .pkl"
             + (f"; unpack {', '.join(packed[:5])} first" if packed else "")
         )
@@ -87,17 +112,21 @@ def find_bodies(folder: Path | str) -> dict[str, Path]:
 
 
 def load_body(path: Path | str) -> Body:
-    """Read an SMPL-H file, .npz or .pkl (of any Python, with or without chumpy). Nothing in it is executed.
+    """Read an SMPL-H or SMPL file, .npz or .pkl (of any Python, with or without chumpy). Nothing in it is executed.
 
-    The first 16 shape components are used. Raises ValueError naming the file and what is missing or wrong.
+    The first 16 shape components are used; of SMPL, which may have 10, those that there are. Raises ValueError naming
+    the file and what is missing or wrong.
     """
+    from body_models.smpl.jax import SMPL
     from body_models.smplh.jax import SMPLH
 
+    arrays = _read_arrays(Path(path))
     # body-models unpickles the file it reads, so it gets a copy with only the checked arrays.
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "body.npz"
-        np.savez(copy, allow_pickle=False, **_read_arrays(Path(path)))
-        model = SMPLH(model_path=copy, flat_hand_mean=True)
+        np.savez(copy, allow_pickle=False, **arrays)
+        smpl = len(arrays["J_regressor"]) == SMPL_JOINTS
+        model = SMPL(model_path=copy) if smpl else SMPLH(model_path=copy, flat_hand_mean=True)
     return Body(model, np.asarray(model.faces, np.int32))
 
 
@@ -105,13 +134,13 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"{path}: no such body file")
     if path.suffix.lower() not in (".npz", ".pkl"):
-        raise ValueError(f"{path}: expected an SMPL-H .npz or .pkl file")
+        raise ValueError(f"{path}: expected an SMPL-H or SMPL file, .npz or .pkl")
     pickled = nullcontext(smplh_pickle.load(path, ARRAYS)) if path.suffix.lower() == ".pkl" else None
     try:
         with pickled or safe_files.open_npz(path, smplh_pickle.FILE_BYTES) as arrays:
             return _check_arrays(arrays)
     except ValueError as error:
-        raise ValueError(f"{path}: not a usable SMPL-H body: {error}") from error
+        raise ValueError(f"{path}: not a usable SMPL-H or SMPL body: {error}") from error
 
 
 def _check_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -120,17 +149,19 @@ def _check_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if missing:
         raise ValueError(f"no array {', '.join(missing)}")
     checked, sizes = {}, {}
-    for name, axes in ARRAYS.items():
+    smpl = arrays["kintree_table"].shape == (2, SMPL_JOINTS)
+    least = SMPL_BETAS if smpl else NUM_BETAS
+    for name, axes in arrays_of(SMPL_JOINTS if smpl else SMPLH_JOINTS).items():
         array, integers = arrays[name], name in INTEGERS
         if array.dtype.kind not in ("iu" if integers else "fiu"):
             raise ValueError(f"{name} has the dtype {array.dtype}, expected {'integers' if integers else 'numbers'}")
         if name == "shapedirs" and array.ndim == 3:
-            if array.shape[2] < NUM_BETAS:
-                raise ValueError(
-                    f"shapedirs has {array.shape[2]} shape components, {NUM_BETAS} needed, as many as AMASS has betas: "
-                    "get the extended SMPL+H model, smplh.tar.xz (mano.is.tue.mpg.de)"
-                )
+            if array.shape[2] < least:
+                extended = ", as many as AMASS has betas: get the extended SMPL+H model, smplh.tar.xz"
+                remedy = "" if smpl else f"{extended} (mano.is.tue.mpg.de)"
+                raise ValueError(f"shapedirs has {array.shape[2]} shape components, {least} needed{remedy}")
             array = array[..., :NUM_BETAS]
+            array = np.pad(array, ((0, 0), (0, 0), (0, NUM_BETAS - array.shape[2])))  # betas without effect
         expected = tuple(
             sizes.setdefault(n, array.shape[0] if array.ndim else 0) if isinstance(n, str) else n for n in axes
         )
@@ -152,10 +183,11 @@ def _check_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def pose_bodies(
-    body: Body, poses: Float[Array | np.ndarray, "batch 156"], betas: Float[Array | np.ndarray, "batch 16"]
+    body: Body, poses: Float[Array | np.ndarray, "batch angle"], betas: Float[Array | np.ndarray, "batch 16"]
 ) -> Float[Array, "batch vertex 3"]:
-    """Vertices in metres of bodies posed by AMASS axis-angles, with the pelvis at the origin and no root orientation.
+    """Vertices in metres of bodies posed by axis-angles, with the pelvis at the origin and no root orientation.
 
+    Poses have three numbers for each joint: 156 for SMPL-H, as in AMASS, and 72 for SMPL.
     The root orientation is a rotation about the pelvis, so it is removed by ignoring poses[:, :3].
     """
     return _pose(body.model, poses, betas)
@@ -164,10 +196,11 @@ def pose_bodies(
 @partial(jax.jit, static_argnums=0)
 def _pose(model: Any, poses: Array, betas: Array) -> Array:
     """Pose by one product with the dense skinning weights: three times as fast on a CPU as body-models' gathers."""
-    poses = poses.astype("float32").reshape(-1, 52, 3)
+    joints = poses.astype("float32").reshape(-1, model.NUM_JOINTS, 3)
+    parts = (joints[:, 1:22], joints[:, 22:]) if model.has_hands else (joints[:, 1:],)
     with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"):
         identity = model.prepare_identity(betas.astype("float32"))
-        pose = model.prepare_pose(poses[:, 1:22], poses[:, 22:], identity=identity)
+        pose = model.prepare_pose(*parts, identity=identity)
         rest = model.apply_pose_correctives(identity=identity, pose=pose).transpose(1, 2, 0)
         blended = jax.numpy.einsum("vj,bjrc->vrcb", model.skin_weights, pose["skinning_transforms"][:, :, :3])
         vertices = sum(blended[:, :, c] * rest[:, None, c] for c in range(3)) + blended[:, :, 3]

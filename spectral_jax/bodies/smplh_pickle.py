@@ -1,4 +1,4 @@
-"""Read SMPL-H body models that are Python pickles, without executing anything in them.
+"""Read SMPL-H and SMPL body models that are Python pickles, without executing anything in them.
 
 Each global in a file becomes an inert stub that keeps its arguments and its state; unknown globals are refused.
 The arrays are then built from the bytes in the stubs of NumPy, scipy.sparse and chumpy, as any Python since 2 writes
@@ -88,7 +88,7 @@ _Unpickler.dispatch[pickle.BYTEARRAY8[0]] = _Unpickler.dispatch[pickle.BINBYTES8
 
 
 def load(path: Path | str, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Read the named arrays that an SMPL-H pickle (protocol 0 to 5, up to 1 GiB) has; sparse ones become dense.
+    """Read the named arrays that a body's pickle (protocol 0 to 5, up to 1 GiB) has; sparse ones become dense.
 
     Raises ValueError naming the file and what is damaged, refused, or not an array of integers or floats.
     """
@@ -108,7 +108,7 @@ def load(path: Path | str, names: Iterable[str]) -> dict[str, np.ndarray]:
     except Exception as error:  # a damaged pickle raises many kinds of errors
         reason = error if type(error) is ValueError else f"is damaged ({type(error).__name__}: {error})"
         text = "".join(c if c.isprintable() else "?" for c in f"{where}{reason}"[:500])
-        raise ValueError(f"{path}: not a usable SMPL-H body: {text}") from None
+        raise ValueError(f"{path}: not a usable SMPL-H or SMPL body: {text}") from None
     return arrays
 
 

@@ -1,4 +1,4 @@
-"""Datasets of posed SMPL-H bodies: the demo, and the published AMASS and DFAUST datasets.
+"""Datasets of posed SMPL-H or SMPL bodies: the demo, and the published AMASS and DFAUST datasets.
 
 Each example is one frame of a motion: pelvis at the origin, root orientation removed, metres.
 """
@@ -20,7 +20,7 @@ from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.bodies import amass
 from spectral_jax.bodies.amass import Recording
-from spectral_jax.bodies.motion import MotionSequence, read_sequence, write_demo_motions
+from spectral_jax.bodies.motion import NUM_POSES, MotionSequence, read_sequence, write_demo_motions
 from spectral_jax.bodies.smplh import Body, demo_body_path, find_bodies, load_body, pose_bodies
 from spectral_jax.data import projection, writer
 from spectral_jax.data.projection import Projector, Row
@@ -61,8 +61,9 @@ def demo(recipe: DemoRecipe, progress: Progress = SILENT) -> Path:
 def published(which: Literal["amass", "dfaust"], recipe: PublishedRecipe, progress: Progress = SILENT) -> Path:
     """Build the published AMASS or DFAUST dataset and return its folder.
 
-    Sequences of any gender but female use the male body. Raises ValueError for missing sets or identities (unless
-    allow_missing), for bodies of different connectivities, and, if strict, for a sequence file that cannot be read.
+    Sequences of any gender but female use the male body; SMPL bodies get SMPL poses (see `read_sequence`). Raises
+    ValueError for missing sets or identities (unless allow_missing), for bodies of different kinds or connectivities,
+    and, if strict, for a sequence file that cannot be read.
     """
     writer.check_replaceable(recipe.out, recipe.overwrite)
     choose = amass.published_splits if which == "amass" else amass.dfaust_splits
@@ -70,6 +71,8 @@ def published(which: Literal["amass", "dfaust"], recipe: PublishedRecipe, progre
     paths = find_bodies(recipe.body_dir)
     bodies = {sex: load_body(paths[sex]) for sex in ("male", "female")}
     male, female = bodies["male"], bodies["female"]
+    if male.name != female.name:
+        raise ValueError(f"{paths['male']} is an {male.name} body, {paths['female']} an {female.name} body")
     if male.num_vertices != female.num_vertices or not np.array_equal(male.faces, female.faces):
         raise ValueError(
             f"{paths['male']} has {male.num_vertices} vertices and {len(male.faces)} faces, {paths['female']} has "
@@ -83,8 +86,9 @@ def published(which: Literal["amass", "dfaust"], recipe: PublishedRecipe, progre
     for split, recordings in splits.items():
         files = [paths["male"], paths["female"], *(r.path for r in recordings)]
         version = writer.file_version(files) + recipe.strict * " strict"
-        sources[split] = Recordings(recordings, frames, recipe.strict).source(projector, split == "test", version)
-    metadata = {"recipe": which, "folder": str(recipe.amass), "body_folder": str(recipe.body_dir)}
+        chosen = Recordings(recordings, frames, recipe.strict, 3 * male.num_joints)
+        sources[split] = chosen.source(projector, split == "test", version)
+    metadata = {"recipe": which, "folder": str(recipe.amass), "body_folder": str(recipe.body_dir), "body": male.name}
     overwrite = recipe.overwrite
     return writer.write(recipe.out, basis, template, sources, metadata, overwrite=overwrite, progress=progress)
 
@@ -101,7 +105,7 @@ def _amass_frames(count: int) -> range:
 def _rest_shape(body: Body) -> Mesh:
     """The body in its rest pose, with the mean shape."""
     size = projection.BATCH  # the batch size that `pose_bodies` is compiled for in any case
-    poses, betas = np.zeros((size, 156), np.float32), np.zeros((size, 16), np.float32)
+    poses, betas = np.zeros((size, 3 * body.num_joints), np.float32), np.zeros((size, 16), np.float32)
     return Mesh(np.asarray(pose_bodies(body, poses, betas)[0]), body.faces)
 
 
@@ -118,11 +122,13 @@ class Recordings:
       recordings: in order.
       frames: given the length of a sequence, the frames that become examples.
       strict: raise for a file that cannot be read, instead of skipping it.
+      num_poses: numbers in a pose of the bodies.
     """
 
     recordings: Sequence[Recording]
     frames: Callable[[int], Iterable[int]]
     strict: bool
+    num_poses: int = NUM_POSES
 
     def source(self, projector: Projector, keep_vertices: bool, version: str = "") -> Source:
         """The examples of the recordings, as the writer takes them."""
@@ -135,7 +141,8 @@ class Recordings:
             ahead: deque[Future[MotionSequence | ValueError]] = deque()
             later = iter(self.recordings[start:])
             for index in range(start, len(self.recordings)):
-                ahead.extend(pool.submit(_read, r.path) for r in islice(later, FILES_AHEAD - len(ahead)))
+                more = islice(later, FILES_AHEAD - len(ahead))
+                ahead.extend(pool.submit(_read, recording.path, self.num_poses) for recording in more)
                 recording, sequence = self.recordings[index], ahead.popleft().result()
                 if isinstance(sequence, ValueError):
                     if self.strict:
@@ -148,9 +155,9 @@ class Recordings:
                     yield index, Row(sex, (sequence.poses[frame], sequence.betas), labels)
 
 
-def _read(path: Path) -> MotionSequence | ValueError:
+def _read(path: Path, num_poses: int) -> MotionSequence | ValueError:
     """The sequence in a file, or the reason why it cannot be read."""
     try:
-        return read_sequence(path)
+        return read_sequence(path, num_poses)
     except ValueError as error:
         return error

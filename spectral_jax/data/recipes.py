@@ -36,12 +36,13 @@ class DemoRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedRecipe:
-    """A published dataset: bodies of the SMPL-H model in the motions of AMASS."""
+    """A published dataset: bodies of the SMPL-H model (or SMPL) in the motions of AMASS."""
 
     amass: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder with the AMASS sets in their SMPL+H version: CMU, KIT, ..., under their old or new names."""
     body_dir: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Folder with the SMPL-H bodies: SMPLH_MALE.pkl or .npz, or male/model.npz, and the same for female."""
+    """Folder with the SMPL-H bodies: SMPLH_MALE.pkl or .npz, or male/model.npz, and the same for female. SMPL bodies
+    (SMPL_MALE, basicModel_m_lbs_...) are used if there are no others; they have no fingers."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder to create."""
     modes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None

@@ -133,6 +133,18 @@ def test_what_a_file_does_not_say_is_empty_or_zero(tmp_path):
     assert not found.poses[:, 66:].any()
 
 
+def test_poses_of_smpl_keep_its_hands_and_get_none_of_smplh(tmp_path):
+    smpl = np.arange(5 * 72.0).reshape(5, 72)
+    np.testing.assert_array_equal(read_sequence(save(tmp_path / "a.npz", poses=smpl), 72).poses, smpl)
+    kept = np.pad(smpl[:, :66], ((0, 0), (0, 90)))
+    np.testing.assert_array_equal(read_sequence(tmp_path / "a.npz").poses, kept)
+    save(tmp_path / "b.npz", poses=np.pad(smpl, ((0, 0), (0, 84)), constant_values=1.0))
+    np.testing.assert_array_equal(read_sequence(tmp_path / "b.npz", 72).poses, kept[:, :72])
+    np.testing.assert_array_equal(read_sequence(save(tmp_path / "c.npz", poses=smpl[:, :66]), 72).poses, kept[:, :72])
+    found = read_sequence(save(tmp_path / "d.npz", poses=smpl.reshape(5, 24, 3)), 72)
+    np.testing.assert_array_equal(found.poses, smpl)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

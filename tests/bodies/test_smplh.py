@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from helpers import smpl_arrays
 from rounding import rounding
 from scipy import sparse
 
@@ -130,13 +131,13 @@ def test_missing_file_and_foreign_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere.npz: no such body file"):
         load_body(tmp_path / "nowhere.npz")
     (tmp_path / "body.txt").write_text("body")
-    with pytest.raises(ValueError, match=r"body.txt: expected an SMPL-H .npz or .pkl"):
+    with pytest.raises(ValueError, match=r"body.txt: expected an SMPL-H or SMPL file"):
         load_body(tmp_path / "body.txt")
     (tmp_path / "body.pkl").write_text("body")
-    with pytest.raises(ValueError, match=r"body.pkl: not a usable SMPL-H body"):
+    with pytest.raises(ValueError, match=r"body.pkl: not a usable SMPL-H or SMPL body"):
         load_body(tmp_path / "body.pkl")
     (tmp_path / "body.npz").write_text("body")
-    with pytest.raises(ValueError, match=r"body.npz: not a usable SMPL-H body"):
+    with pytest.raises(ValueError, match=r"body.npz: not a usable SMPL-H or SMPL body"):
         load_body(tmp_path / "body.npz")
 
 
@@ -194,11 +195,11 @@ def edited(array, place, value):
 def test_bad_arrays_are_named_whatever_the_file(tmp_path, arrays, name, change, message):
     needed = {name: arrays[name] for name in ARRAYS} | {name: change(arrays[name])}
     np.savez(tmp_path / "body.npz", **needed)
-    with pytest.raises(ValueError, match=rf"body.npz: not a usable SMPL-H body: {message}"):
+    with pytest.raises(ValueError, match=rf"body.npz: not a usable SMPL-H or SMPL body: {message}"):
         load_body(tmp_path / "body.npz")
     if needed[name].dtype.kind in "iuf" and needed[name].size:
         (tmp_path / "body.pkl").write_bytes(pickle.dumps(needed, 2))
-        with pytest.raises(ValueError, match=rf"body.pkl: not a usable SMPL-H body: {message}"):
+        with pytest.raises(ValueError, match=rf"body.pkl: not a usable SMPL-H or SMPL body: {message}"):
             load_body(tmp_path / "body.pkl")
 
 
@@ -218,8 +219,9 @@ class Select:
 
 def as_published(arrays):
     """The arrays in the dtypes, orders and wrappings of the published pickles, and other keys that they have."""
+    count = arrays["shapedirs"].shape[2]
     shapes = np.concatenate([arrays["shapedirs"], np.ones((1229, 3, 4))], axis=2)
-    chosen = np.arange(shapes.size).reshape(shapes.shape)[:, :, :16]
+    chosen = np.arange(shapes.size).reshape(shapes.shape)[:, :, :count]
     table = arrays["kintree_table"].astype(np.int64)
     table[0, 0] = 2**32 - 1
     return {
@@ -348,6 +350,60 @@ def test_missing_and_doubtful_bodies_are_named(tmp_path):
         find_bodies(tmp_path)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".pkl"])
+def test_a_smpl_body_is_posed_by_72_numbers(tmp_path, body, arrays, suffix):
+    path, table = tmp_path / f"SMPL_MALE{suffix}", smpl_arrays(arrays)
+    if suffix == ".npz":
+        np.savez(path, **table)
+    else:
+        write_pickle(path, as_published(table), 2)
+    smpl = load_body(path)
+    assert (smpl.name, smpl.num_joints, smpl.num_vertices) == ("SMPL", 24, 1229)
+    assert (body.name, body.num_joints) == ("SMPL-H", 52)
+    poses, betas = draw_poses(4)
+    poses[:, 66:], betas[:, 10:] = 0, 0
+    smpl_poses = np.ascontiguousarray(poses[:, :72])
+    expected, found = (np.asarray(pose_bodies(*each, betas)) for each in ((body, poses), (smpl, smpl_poses)))
+    np.testing.assert_allclose(found, expected, atol=rounding(2 * abs(expected).max(), 52))
+    last = np.eye(16, dtype=np.float32)[15]
+    np.testing.assert_array_equal(pose_bodies(smpl, smpl_poses, betas + last), found)
+    smpl_poses[:, 69:] = 0.5
+    moved = np.abs(pose_bodies(smpl, smpl_poses, betas) - expected).max(axis=(0, 2)) > 0.005
+    assert 0 < moved.sum() < 300  # the right hand
+
+
+def test_a_smpl_body_has_ten_betas_or_more(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", **smpl_arrays(arrays, 9))
+    with pytest.raises(ValueError, match=r"a\.npz: .*shapedirs has 9 shape components, 10 needed$"):
+        load_body(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", **smpl_arrays(arrays, 16))
+    assert load_body(tmp_path / "a.npz").name == "SMPL"
+    np.savez(tmp_path / "a.npz", **smpl_arrays(arrays) | {"weights": arrays["weights"]})
+    with pytest.raises(ValueError, match=r"weights has shape \(1229, 52\), expected \(1229, 24\)"):
+        load_body(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("female", "male"),
+    [
+        ("SMPL_FEMALE.npz", "smpl_male.pkl"),
+        ("models/basicModel_f_lbs_10_207_0_v1.0.0.pkl", "models/basicmodel_m_lbs_10_207_0_v1.0.0.pkl"),
+        ("a/smpl/models/basicmodel_f_lbs_10_207_0_v1.1.0.pkl", "a/smpl/models/basicmodel_m_lbs_10_207_0_v1.1.0.pkl"),
+    ],
+)
+def test_smpl_bodies_are_found_where_there_are_none_of_smplh(tmp_path, female, male):
+    put(tmp_path, female, male, "SMPLX_MALE.npz", "SMPLH_MALE.npz")
+    found = {"female": tmp_path / female, "male": tmp_path / male}
+    assert find_bodies(tmp_path) == found
+    put(tmp_path, "SMPLH_FEMALE.npz")
+    assert find_bodies(tmp_path) == {g: tmp_path / f"SMPLH_{g.upper()}.npz" for g in ("female", "male")}
+    for gender in ("FEMALE", "MALE"):
+        (tmp_path / f"SMPLH_{gender}.npz").unlink()
+    (tmp_path / male).unlink()
+    with pytest.raises(ValueError, match=r"no male body: .* for SMPLH_MALE or SMPL_MALE, \.npz or \.pkl"):
+        find_bodies(tmp_path)
+
+
 class Trap:
     sprung = False
 
@@ -364,7 +420,7 @@ def test_npz_is_never_unpickled(tmp_path, arrays):
     np.savez(tmp_path / "extra.npz", **arrays | {"training_info": trap})
     assert load_body(tmp_path / "extra.npz").num_vertices == 1229
     np.savez(tmp_path / "weights.npz", **arrays | {"weights": trap})
-    with pytest.raises(ValueError, match=r"weights.npz: not a usable SMPL-H body"):
+    with pytest.raises(ValueError, match=r"weights.npz: not a usable SMPL-H or SMPL body"):
         load_body(tmp_path / "weights.npz")
     assert not Trap.sprung
 

@@ -193,7 +193,7 @@ def test_chumpy_arrays(read, build):
     ],
 )
 def test_bad_values_are_refused(read, value, message):
-    with pytest.raises(ValueError, match=rf"body.pkl: not a usable SMPL-H body: .*{message}"):
+    with pytest.raises(ValueError, match=rf"body.pkl: not a usable SMPL-H or SMPL body: .*{message}"):
         read(value)
 
 
@@ -249,7 +249,7 @@ def test_nothing_is_run(tmp_path, protocol, place):
 )
 def test_stubs_stay_stubs(read, payload):
     attributes = set(vars(smplh_pickle._Stub)), {name: set(vars(stub)) for name, stub in smplh_pickle._STUBS.items()}
-    with pytest.raises(ValueError, match=r"body.pkl: not a usable SMPL-H body"):
+    with pytest.raises(ValueError, match=r"body.pkl: not a usable SMPL-H or SMPL body"):
         read(payload)
     found = set(vars(smplh_pickle._Stub)), {name: set(vars(stub)) for name, stub in smplh_pickle._STUBS.items()}
     assert found == attributes
@@ -272,7 +272,7 @@ def test_files_that_are_no_dict_are_refused(tmp_path, monkeypatch):
         (b"\x80\xff.", "unsupported pickle protocol: 255"),
     ):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"body.pkl: not a usable SMPL-H body: {message}"):
+        with pytest.raises(ValueError, match=rf"body.pkl: not a usable SMPL-H or SMPL body: {message}"):
             load(path, ["x"])
     with pytest.raises(ValueError, match=r"nowhere.pkl: .*FileNotFoundError"):
         load(tmp_path / "nowhere.pkl", ["x"])

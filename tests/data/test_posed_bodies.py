@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from helpers import Interrupting, contents
+from helpers import Interrupting, contents, smpl_arrays
 from rounding import product_rounding, rounding
 from scipy.spatial.transform import Rotation
 
@@ -133,10 +133,13 @@ def built(bodies, tmp_path_factory):
 
 
 def posed(path, pose, betas):
-    """A body by the book, in float64: skinned with its root turned, the pelvis subtracted, the root turned back."""
+    """A body by the book, in float64: skinned with its root turned, the pelvis subtracted, the root turned back.
+
+    Of SMPL with as many poses and betas as it has.
+    """
     with np.load(path, allow_pickle=False) as data:
         body = {name: array.astype(np.float64) for name, array in data.items() if array.dtype.kind in "fiu"}
-    turns = Rotation.from_rotvec(pose.reshape(52, 3)).as_matrix()
+    turns = Rotation.from_rotvec(pose.reshape(-1, 3)).as_matrix()
     shaped = body["v_template"] + body["shapedirs"][..., :16] @ betas
     joints = body["J_regressor"] @ shaped
     rest = shaped + body["posedirs"] @ (turns[1:] - np.eye(3)).ravel()
@@ -286,6 +289,31 @@ def test_dfaust_takes_every_frame_and_splits_by_identity(bodies, tmp_path, capsy
     assert len(dataset.open_prepared(tmp_path / "fewer").metadata["identities"]["train"]) == 7
 
 
+def test_smpl_bodies_take_poses_of_amass_and_of_smpl(bodies, tmp_path, capsys):
+    for source, name in (("SMPLH_MALE.npz", "SMPL_MALE.npz"), ("female/model.npz", "SMPL_FEMALE.npz")):
+        with np.load(bodies / source, allow_pickle=False) as data:
+            np.savez(tmp_path / name, **smpl_arrays(dict(data)))
+    poses, betas = synthesise("gait", 40, 60.0, 3), np.linspace(-1, 1, 16)
+    smpl = np.concatenate([poses[:, :66], np.full((40, 6), 0.4, np.float32)], axis=1)
+    for name, arrays in (("CMU/s/a", poses), ("SFU/s/a", poses), ("SFU/s/b", smpl)):
+        path = tmp_path / "AMASS" / f"{name}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, poses=arrays, betas=betas, gender="female" if arrays is smpl else "male", mocap_framerate=60.0)
+    options = ["--amass", tmp_path / "AMASS", "--body-dir", tmp_path, "--out", tmp_path / "out", "--modes", MODES]
+    assert main(["dataset", "amass", *map(str, options), "--allow-missing"]) == 0
+    assert "body SMPL" in capsys.readouterr().out
+    first, second = dataset.open_prepared(tmp_path / "out").splits["test"]
+    for example, body, pose in ((first, "SMPL_MALE", np.pad(poses[4, :66], (0, 6))), (second, "SMPL_FEMALE", smpl[4])):
+        wanted = posed(tmp_path / f"{body}.npz", pose, betas[:10])
+        np.testing.assert_allclose(example.vertices, wanted, atol=rounding(wanted, 24))
+    (tmp_path / "mixed").mkdir()
+    shutil.copy(tmp_path / "SMPL_FEMALE.npz", tmp_path / "mixed")
+    shutil.copy(bodies / "SMPLH_MALE.npz", tmp_path / "mixed" / "SMPL_MALE.npz")
+    options[3] = tmp_path / "mixed"
+    assert main(["dataset", "amass", *map(str, options), "--allow-missing", "--overwrite"]) == 2
+    assert "SMPL_MALE.npz is an SMPL-H body, " in capsys.readouterr().err
+
+
 KILLED = """
 import sys, time
 from pathlib import Path
@@ -321,6 +349,18 @@ def small_amass(tmp_path_factory):
     return root
 
 
+def recorded(monkeypatch):
+    """The list to which each sequence file that is read is added."""
+    paths = []
+
+    def read(path, *more):
+        paths.append(path)
+        return read_sequence(path, *more)
+
+    monkeypatch.setattr(posed_bodies, "read_sequence", read)
+    return paths
+
+
 def journaled(out):
     return sorted(path.name for path in (out.parent / f".{out.name}.building" / "journal").glob("train-*.json"))
 
@@ -336,8 +376,7 @@ def test_a_killed_build_goes_on_from_its_finished_parts(small_amass, bodies, tmp
             process.send_signal(signal.SIGKILL)
     assert {path.name for path in tmp_path.iterdir()} == {".out.building"}
 
-    was_read = []
-    monkeypatch.setattr(posed_bodies, "read_sequence", lambda path: was_read.append(path) or read_sequence(path))
+    was_read = recorded(monkeypatch)
     build_amass(*arguments)
     paths = [path for path in sorted(small_amass.rglob("*.npz")) if path.name != "shape.npz"]
     assert was_read == paths[1 + 3 * 2 :]  # a part is two sequences of two meshes, the first one the damaged file too
@@ -369,8 +408,7 @@ def test_a_build_of_changed_files_starts_from_nothing(small_amass, bodies, tmp_p
         build_amass(*arguments, Interrupting(20))
     paths = [path for path in sorted(small_amass.rglob("*.npz")) if path.name != "shape.npz"]
     os.utime(paths[-3] if changed == "a sequence" else bodies / "SMPLH_MALE.npz", (0, 0))
-    was_read = []
-    monkeypatch.setattr(posed_bodies, "read_sequence", lambda path: was_read.append(path) or read_sequence(path))
+    was_read = recorded(monkeypatch)
     build_amass(*arguments)
     assert was_read == paths
 
