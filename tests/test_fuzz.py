@@ -466,6 +466,7 @@ def basis(folder: Path) -> Kind:
     found = small(folder).basis
     arrays = {"modes": np.asarray(found.modes), "eigenvalues": np.asarray(found.eigenvalues), "faces": found.faces}
     arrays |= {"fingerprint": np.array(found.fingerprint), "mass": np.ones(42, np.float32)}
+    arrays |= {"unused": np.array([3, 40], np.int32), "unused_vertices": np.zeros((2, 3), np.float32)}
     return arrays_of(folder, "basis.npz", arrays, spectral.load)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,18 @@ MOST_BYTES = 4 << 30  # limit of a file's size: all modes of 32,000 vertices
 REMEDY = "a network works only with the basis it was trained on; `spectral-jax basis align` turns one into the other"
 
 
+class Unused(NamedTuple):
+    """Vertices of a dataset's files that belong to no face, and so to no mode.
+
+    Attributes:
+      indices: in the numbering of the files, ascending, int32.
+      vertices: their places in the template, in metres, float32.
+    """
+
+    indices: Int[np.ndarray, "unused"]
+    vertices: Float[np.ndarray, "unused 3"]
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SpectralBasis:
@@ -34,12 +46,14 @@ class SpectralBasis:
       eigenvalues: their eigenvalues, float64 on the host.
       faces: 0-based vertex indices, int32.
       mass: cotangent operator: area of each vertex over the mean area, float32; graph operator: None.
+      unused: vertices of the dataset's files that are left out, None if there are none.
     """
 
     modes: Float[Array | np.ndarray, "vertex freq"]
     eigenvalues: Float[Array | np.ndarray, "freq"]
     faces: Int[Array | np.ndarray, "face 3"]
     mass: Float[Array | np.ndarray, "vertex"] | None = None
+    unused: Unused | None = None
 
     @property
     def num_vertices(self) -> int:
@@ -90,6 +104,26 @@ def reconstruct(
     if coefficients.shape[-2] > basis.num_modes:
         raise ValueError(f"coefficients have {coefficients.shape[-2]} modes, the basis has {basis.num_modes}")
     return jnp.einsum("vf,...fc->...vc", basis.modes[:, : coefficients.shape[-2]], coefficients, precision="highest")
+
+
+def with_unused(
+    basis: SpectralBasis, vertices: Float[np.ndarray, "*batch vertex 3"]
+) -> tuple[Float[np.ndarray, "*batch all 3"], Int[np.ndarray, "face 3"]]:
+    """Vertices and faces in the numbering of the dataset's files; those in no face are where the template has them."""
+    if basis.unused is None:
+        return np.asarray(vertices), np.asarray(basis.faces)
+    indices, places = map(np.asarray, basis.unused)
+    kept = np.delete(np.arange(basis.num_vertices + len(indices)), indices)
+    full = np.empty((*vertices.shape[:-2], basis.num_vertices + len(indices), 3), np.float32)
+    full[..., kept, :], full[..., indices, :] = vertices, places
+    return full, kept[np.asarray(basis.faces)].astype(np.int32)
+
+
+def without_unused(
+    basis: SpectralBasis, vertices: Float[np.ndarray, "*batch all 3"]
+) -> Float[np.ndarray, "*batch vertex 3"]:
+    """The vertices that the modes have, from vertices in the numbering of the dataset's files."""
+    return vertices if basis.unused is None else np.delete(vertices, np.asarray(basis.unused.indices), axis=-2)
 
 
 def truncate(basis: SpectralBasis, num_modes: int) -> SpectralBasis:
@@ -205,6 +239,8 @@ def save(path: str | Path, basis: SpectralBasis) -> None:
     }
     if basis.mass is not None:
         arrays["mass"] = np.asarray(basis.mass, np.float32)
+    if basis.unused is not None:
+        arrays["unused"], arrays["unused_vertices"] = map(np.asarray, basis.unused)
     with atomic.replacing(path) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)
 
@@ -222,6 +258,7 @@ def load(path: str | Path) -> SpectralBasis:
         with safe_files.open_npz(path, MOST_BYTES) as file:
             modes, eigenvalues, faces = file["modes"], file["eigenvalues"], file["faces"]
             stored, mass = str(file["fingerprint"]), file.get("mass")
+            unused = Unused(file["unused"], file["unused_vertices"]) if "unused" in file else None
     except ValueError as error:
         raise ValueError(f"{path}: not a spectral basis ({error})") from error
     if modes.ndim != 2 or 0 in modes.shape or eigenvalues.shape != modes.shape[1:] or faces.shape[1:] != (3,):
@@ -237,6 +274,8 @@ def load(path: str | Path) -> SpectralBasis:
         )
     if mass is not None and not (mass.shape == modes.shape[:1] and ((mass > 0) & (mass < np.inf)).all()):
         raise ValueError(f"{path}: mass {mass.shape}, expected ({len(modes)},) and positive")
+    if unused is not None:
+        _check_unused(unused, len(modes), path)
     with np.errstate(all="ignore"):
         deviation = orthonormality_error(modes, mass)
     if not deviation < 1e-4:
@@ -249,7 +288,24 @@ def load(path: str | Path) -> SpectralBasis:
         raise ValueError(f"{path}: {error}") from error
     if found != stored:
         raise ValueError(f"{path}: its faces have fingerprint {found[:12]}, it says {stored[:12]}")
-    return SpectralBasis(modes, eigenvalues, faces.astype(np.int32), mass)
+    return SpectralBasis(modes, eigenvalues, faces.astype(np.int32), mass, unused)
+
+
+def _check_unused(unused: Unused, num_vertices: int, path: Path) -> None:
+    """Raise ValueError naming the file unless these are numbers of vertices, ascending, with places."""
+    indices, places = unused
+    if indices.dtype.kind not in "iu" or indices.ndim != 1 or places.dtype.kind != "f" or not len(indices):
+        raise ValueError(f"{path}: unused vertices are {indices.dtype} {indices.shape}, expected integers (unused,)")
+    if places.shape != (len(indices), 3) or not np.isfinite(places).all():
+        raise ValueError(
+            f"{path}: places of unused vertices are {places.shape}, expected ({len(indices)}, 3) and finite"
+        )
+    ends, steps = (int(indices[0]), int(indices[-1])), indices.astype(np.int64)
+    if ends[0] < 0 or ends[1] >= num_vertices + len(indices) or (np.diff(steps) <= 0).any():
+        raise ValueError(
+            f"{path}: unused vertices {ends[0]} to {ends[1]}, expected ascending from 0 to "
+            f"{num_vertices + len(indices) - 1}"
+        )
 
 
 def orthonormality_error(

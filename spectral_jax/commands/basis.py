@@ -12,7 +12,7 @@ import tyro
 
 from spectral_jax.commands.console import Bars, check_free, console, shown_warnings, track
 from spectral_jax.commands.dataset import open_data
-from spectral_jax.geometry.mesh import Mesh, Operator
+from spectral_jax.geometry.mesh import MOST_BYTES, Mesh, Operator
 from spectral_jax.geometry.sampling import evenly_spaced
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class BasisCompute:
     """Number of modes (default: the number of vertices)."""
     operator: Operator = "graph"
     """The Laplacian: graph, of the connectivity alone, as published; or cotangent, of the mesh's shape."""
+    max_file_bytes: int = MOST_BYTES
+    """Limit of a mesh file's size, unpacked."""
     overwrite: bool = False
     """Replace the file if it exists."""
 
@@ -50,7 +52,7 @@ class BasisCompute:
 
         check_free(self.out, self.overwrite)
         with shown_warnings():
-            shape = read_shape(self.mesh)
+            shape = read_shape(self.mesh, self.max_file_bytes)
         if self.operator == "cotangent" and shape.vertices is None:
             raise ValueError(f"{self.mesh}: holds faces alone, --operator cotangent needs a mesh with vertices")
         vertices = shape.vertices if self.operator == "cotangent" else None
@@ -76,6 +78,8 @@ class BasisCheck:
     """The .npz file."""
     mesh: Annotated[Path | None, tyro.conf.arg(metavar="FACES_OR_MESH")] = None
     """A mesh, body or text of faces that the basis must belong to; a cotangent basis is checked against its shape."""
+    max_file_bytes: int = MOST_BYTES
+    """Limit of a mesh file's size, unpacked."""
 
     def __call__(self) -> None:
         from spectral_jax.basis import spectral
@@ -83,7 +87,7 @@ class BasisCheck:
 
         loaded, vertices = spectral.load(self.file), None
         if self.mesh:
-            faces, count, vertices = read_shape(self.mesh)
+            faces, count, vertices = read_shape(self.mesh, self.max_file_bytes)
             names = str(self.file), str(self.mesh)
             mesh.check_connectivity(loaded.connectivity, mesh.connectivity(faces, count), names)
         figures = check(self.file, loaded, vertices)
@@ -104,6 +108,8 @@ class BasisImport:
     """The variable of a .mat file (default: one with a usual name such as evecs, else the largest matrix)."""
     modes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Number of modes to keep (default: all)."""
+    max_file_bytes: int = MOST_BYTES
+    """Limit of a mesh file's size, unpacked."""
     overwrite: bool = False
     """Replace the file if it exists."""
 
@@ -111,7 +117,7 @@ class BasisImport:
         from spectral_jax.basis import formats, raw, spectral
 
         check_free(self.out, self.overwrite)
-        faces, count, _ = read_shape(self.mesh)
+        faces, count, _ = read_shape(self.mesh, self.max_file_bytes)
         if self.file.suffix.lower() == ".bin" and self.file.is_file():
             modes = raw.read_modes(self.file, count)
         else:
@@ -149,8 +155,8 @@ class BasisExport:
             console.print(note, soft_wrap=True)
 
 
-def read_shape(path: Path) -> Shape:
-    """Read a mesh, a body, or faces as text. Raises ValueError naming the file."""
+def read_shape(path: Path, max_bytes: int = MOST_BYTES) -> Shape:
+    """Read a mesh of at most `max_bytes`, a body, or faces as text. Raises ValueError naming the file."""
     from spectral_jax.basis import raw
     from spectral_jax.data import pytorch_layouts
     from spectral_jax.geometry import mesh, sequences
@@ -161,7 +167,7 @@ def read_shape(path: Path) -> Shape:
     elif suffix == ".bin" and path.is_file():
         faces, vertices = raw.read_faces(path), None
     elif path.is_file():
-        vertices, faces = (_body(path) if suffix == ".npz" else None) or sequences.read_template([], path)
+        vertices, faces = (_body(path) if suffix == ".npz" else None) or sequences.read_template([], path, max_bytes)
     else:
         raise ValueError(f"{path}: no such mesh file")
     count = int(faces.max()) + 1 if vertices is None else len(vertices)

@@ -15,6 +15,7 @@ from spectral_jax.commands.dataset import open_data
 from spectral_jax.commands.network import Checkpoint
 from spectral_jax.data.recipes import DEMO_DATA
 from spectral_jax.files.progress import Progress, track
+from spectral_jax.geometry.mesh import MOST_BYTES
 
 ARRAYS = (".npz", ".npy")
 
@@ -40,6 +41,8 @@ class Encode:
     """For mesh files: metres per unit."""
     up: Annotated[Literal["x", "y", "z"] | None, tyro.conf.arg(metavar="x|y|z")] = None
     """For mesh files: the axis that points up."""
+    max_file_bytes: int = MOST_BYTES
+    """Limit of a mesh file's size, unpacked."""
     overwrite: bool = False
     """Replace the file if it exists."""
 
@@ -70,7 +73,7 @@ class Encode:
             raise ValueError(f"{path}: no such dataset, mesh or file of coefficients")
         if latents.holds_coefficients(path):
             return latents.read_coefficients(path, run, progress)
-        return latents.read_meshes(path, self.placement(run), run, progress)
+        return latents.read_meshes(path, self.placement(run), run, progress, self.max_file_bytes)
 
     def placement(self, run: Any) -> dict[str, Any]:
         """How to centre, scale and turn mesh files: by the options, else as the run's dataset was made."""
@@ -114,6 +117,7 @@ class Decode:
     """Replace the file, or the meshes in the folder."""
 
     def __call__(self) -> None:
+        from spectral_jax.basis import spectral
         from spectral_jax.geometry import sequences
         from spectral_jax.network import codec
         from spectral_jax.runs import latents, run
@@ -134,13 +138,14 @@ class Decode:
         self._warn(others, here)
         vertices = self.vertices or self.out.suffix not in ARRAYS
         decode = codec.decode_vertices_batch if vertices else codec.decode_batch
-        faces = np.asarray(basis.faces)
         with Bars() as bars:
             parts = codec.Codec.of(loaded).stream(decode, track(values, bars, "decoding"))
             if self.out.suffix not in ARRAYS:
-                latents.write_meshes(self.out, parts, faces, len(values))
+                latents.write_meshes(self.out, parts, basis, len(values))
             elif vertices:
-                shape = (len(values), basis.num_vertices, 3)
+                none, faces = spectral.with_unused(basis, np.zeros((0, basis.num_vertices, 3), np.float32))
+                parts = (spectral.with_unused(basis, part)[0] for part in parts)
+                shape = (len(values), *none.shape[1:])
                 latents.write_array(self.out, "vertices", shape, parts, others | here | {"faces": faces})
             else:
                 shape = (len(values), model.modes, 3)

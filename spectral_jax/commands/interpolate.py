@@ -16,6 +16,7 @@ from rich.table import Table
 from spectral_jax.commands.console import Bars, check_free, console, track
 from spectral_jax.commands.network import open_run
 from spectral_jax.files import atomic
+from spectral_jax.geometry.mesh import MOST_BYTES
 
 if TYPE_CHECKING:
     from spectral_jax.runs.opened import OpenedRun, ReferenceMeshes
@@ -53,6 +54,8 @@ class Interpolate:
     """The split that indices and pairs are of."""
     data: str | None = None
     """The dataset (default: the one the run was trained on)."""
+    max_file_bytes: int = MOST_BYTES
+    """Limit of a mesh file's size, unpacked."""
     format: Literal["ply", "obj"] = "ply"
     """File format of the frames."""
     overwrite: bool = False
@@ -80,7 +83,8 @@ class Interpolate:
         from spectral_jax.geometry.mesh import Mesh, write_mesh
         from spectral_jax.runs import opened as runs
 
-        ends = [runs.read_coefficients(opened, text, self.split) for text in (self.start, self.end)]
+        limits = self.split, self.max_file_bytes
+        ends = [runs.read_coefficients(opened, text, *limits) for text in (self.start, self.end)]
         amounts = np.linspace(-self.extend, 1 + self.extend, self.steps, dtype=np.float32)
         with Bars() as bars:
             references = runs.read_references(opened, self.split, bars)
@@ -93,7 +97,8 @@ class Interpolate:
         for old in (self.out / "frames").glob(f"[0-9]*.{self.format}"):  # of a longer path
             old.unlink()
         for step, frame in enumerate(vertices):
-            write_mesh(self.out / "frames" / f"{step:03d}.{self.format}", Mesh(frame, faces))
+            whole = Mesh(*spectral.with_unused(opened.basis, frame))
+            write_mesh(self.out / "frames" / f"{step:03d}.{self.format}", whole)
         gltf.write_animation(self.out / "path.glb", vertices, faces)
         np.savez(self.out / "path.npz", allow_pickle=False, amounts=amounts, **path)
         record = {"run": str(self.run), "from": self.start, "to": self.end, "method": self.method, **measures}
@@ -194,9 +199,8 @@ class Sample:
         latents = density.sample(jax.random.key(self.seed), fitted, self.count)
         coefficients = opened.codec.decode(latents)
         self.out.mkdir(parents=True, exist_ok=True)
-        faces = np.asarray(opened.basis.faces)
         for i, vertices in enumerate(np.asarray(spectral.reconstruct(opened.basis, coefficients))):
-            write_mesh(self.out / f"{i:03d}.{self.format}", Mesh(vertices, faces))
+            write_mesh(self.out / f"{i:03d}.{self.format}", Mesh(*spectral.with_unused(opened.basis, vertices)))
         np.savez(self.out / "samples.npz", allow_pickle=False, latents=latents, coefficients=coefficients)
         print(f"{self.out}: {self.count} meshes, samples.npz")
 
@@ -215,6 +219,8 @@ class Filter:
     """The mesh file to write."""
     width: int = 0
     """Number of modes over which the filter fades out (0: a sharp cut)."""
+    max_file_bytes: int = MOST_BYTES
+    """Limit of a mesh file's size, unpacked."""
     overwrite: bool = False
     """Replace the file if it exists."""
     split: str = "test"
@@ -228,7 +234,7 @@ class Filter:
 
         check_free(self.out, self.overwrite)
         opened = open_run(self.run, self.data)
-        coefficients = read_coefficients(opened, self.mesh, self.split)
+        coefficients = read_coefficients(opened, self.mesh, self.split, self.max_file_bytes)
         write_coefficients(self.out, opened, interpolate.low_pass(coefficients, self.modes, self.width))
 
 
@@ -248,6 +254,8 @@ class Mix:
     """The mesh file to write."""
     width: int = 0
     """Number of modes over which one mesh blends into the other (0: a sharp cut)."""
+    max_file_bytes: int = MOST_BYTES
+    """Limit of a mesh file's size, unpacked."""
     overwrite: bool = False
     """Replace the file if it exists."""
     split: str = "test"
@@ -261,7 +269,8 @@ class Mix:
 
         check_free(self.out, self.overwrite)
         opened = open_run(self.run, self.data)
-        low, high = (read_coefficients(opened, text, self.split) for text in (self.low, self.high))
+        limits = self.split, self.max_file_bytes
+        low, high = (read_coefficients(opened, text, *limits) for text in (self.low, self.high))
         write_coefficients(self.out, opened, interpolate.mix_bands(low, high, self.cut, self.width))
 
 
@@ -272,7 +281,7 @@ def write_coefficients(out: Path, opened: OpenedRun, coefficients) -> None:
 
     out.parent.mkdir(parents=True, exist_ok=True)
     vertices = np.asarray(spectral.reconstruct(opened.basis, coefficients))
-    write_mesh(out, Mesh(vertices, np.asarray(opened.basis.faces)))
+    write_mesh(out, Mesh(*spectral.with_unused(opened.basis, vertices)))
     print(out)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from spectral_jax.basis.spectral import Unused
 from spectral_jax.data import projection, writer
 from spectral_jax.data.projection import Projector, Row
 from spectral_jax.data.recipes import MeshRecipe
@@ -44,7 +45,7 @@ def build(recipe: MeshRecipe, progress: Progress = SILENT) -> Path:
     placement = {"center": recipe.center, "scale": recipe.scale, "up": recipe.up}
     faces = np.searchsorted(used, raw.faces).astype(np.int32)
     template = Mesh(sequences.normalise(raw.vertices[None, used], **placement)[0], faces)
-    basis = projection.choose_basis(template, recipe, progress)
+    basis = replace(projection.choose_basis(template, recipe, progress), unused=unused_vertices(raw, used, placement))
     batch_size = int(np.clip(BATCH_VERTICES // len(template.vertices), 1, projection.BATCH))
     projector = Projector(basis, lambda kind, vertices: vertices, batch_size)
     sources = {}
@@ -53,8 +54,8 @@ def build(recipe: MeshRecipe, progress: Progress = SILENT) -> Path:
         sources[split] = meshes.source(projector, keep_vertices=split == "test")
     metadata = {"recipe": "meshes", "folder": str(recipe.folder), **placement}
     metadata |= {"split_by": recipe.split_by, "unused": len(parts["unused"])}
-    if len(used) < len(raw.vertices):
-        metadata["unused_vertices"] = np.setdiff1d(np.arange(len(raw.vertices)), used).tolist()
+    if basis.unused is not None:
+        metadata["unused_vertices"] = basis.unused.indices.tolist()
     if others:
         metadata["other_connectivities"] = others
     overwrite = recipe.overwrite
@@ -89,6 +90,16 @@ def used_vertices(mesh: Mesh, recipe: MeshRecipe) -> Int[np.ndarray, "used"]:
         found = f"{count - len(used)} of {count} vertices belong to no face, the first is {first}"
         raise ValueError(f"{recipe.template or recipe.folder}: {found}; --drop-unused leaves them out")
     return used
+
+
+def unused_vertices(mesh: Mesh, used: Int[np.ndarray, "used"], placement: dict[str, Any]) -> Unused | None:
+    """The vertices of a mesh that are not used, placed as those that are; None if all are used."""
+    indices = np.setdiff1d(np.arange(len(mesh.vertices)), used).astype(np.int32)
+    if not len(indices):
+        return None
+    turned = sequences.normalise(mesh.vertices[None], **placement | {"center": "none"})[0]
+    centred = sequences.normalise(mesh.vertices[None, used], **placement)[0]
+    return Unused(indices, turned[indices] + (centred[0] - turned[used[0]]))
 
 
 @dataclass(frozen=True)

@@ -142,12 +142,12 @@ def suffix_of(path: str | Path) -> str:
     return inner if path.suffix.lower() == ".gz" and inner in SUFFIXES else path.suffix.lower()
 
 
-def read_mesh(path: str | Path) -> Mesh:
+def read_mesh(path: str | Path, max_bytes: int = MOST_BYTES) -> Mesh:
     """Read a triangle mesh as `read_raw` does, and leave out faces that name a vertex twice.
 
     Raises ValueError as `read_raw` does.
     """
-    vertices, faces = read_raw(path)
+    vertices, faces = read_raw(path, max_bytes)
     proper = proper_faces(faces)
     if not len(proper):
         raise ValueError(f"{path}: {len(faces)} faces, none of three different vertices")
@@ -200,7 +200,7 @@ def _content(path: Path, max_bytes: int) -> bytes:
         size = len(content)
     if size > max_bytes:
         found = f"more than {max_bytes:,} bytes unpacked" if packed else f"{size:,} bytes"
-        raise ValueError(f"{path}: {found}, the limit is {max_bytes:,}; dataset meshes has --max-file-bytes")
+        raise ValueError(f"{path}: {found}, the limit is {max_bytes:,}; --max-file-bytes lifts it")
     return content
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from spectral_jax.basis import spectral
+from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.files import atomic, safe_files
 from spectral_jax.files.progress import SILENT, Progress, track
-from spectral_jax.geometry import sequences
+from spectral_jax.geometry import mesh, sequences
 from spectral_jax.geometry.mesh import Connectivity, Mesh, check_connectivity, write_mesh
 from spectral_jax.network.codec import Codec
 from spectral_jax.runs.run import Run
@@ -89,19 +90,27 @@ def read_dataset(data: Any, split: str, run: Run, progress: Progress = SILENT) -
     return Examples(str(data.path), False, rows())
 
 
-def read_meshes(path: Path, placement: Mapping[str, Any], run: Run, progress: Progress = SILENT) -> Examples:
+def read_meshes(
+    path: Path,
+    placement: Mapping[str, Any],
+    run: Run,
+    progress: Progress = SILENT,
+    max_bytes: int = mesh.MOST_BYTES,
+) -> Examples:
     """The vertices of the meshes in a file or a folder, placed by the options `placement` of `sequences.normalise`.
 
-    Reading raises ValueError for a mesh that is unreadable or has another connectivity than the run.
+    Vertices that belong to no face are left out, if the run's dataset has left them out. A mesh file may have
+    `max_bytes`. Reading raises ValueError for a mesh that is unreadable or has another connectivity than the run.
     """
-    template = Mesh(np.zeros((run.require_basis().num_vertices, 3), np.float32), np.asarray(run.require_basis().faces))
+    basis = run.require_basis()
+    template = Mesh(*spectral.with_unused(basis, np.zeros((basis.num_vertices, 3), np.float32)))
     dataset = (path if path.is_dir() else path.parent).absolute().name
 
     def rows() -> Iterator[tuple[Label, np.ndarray]]:
         try:
-            for item in track(sequences.find(path), progress, "encoding"):
+            for item in track(sequences.find(path, max_bytes), progress, "encoding"):
                 for frame, vertices in sequences.read(item, template):
-                    placed = sequences.normalise(vertices[None], **placement)[0]
+                    placed = sequences.normalise(spectral.without_unused(basis, vertices)[None], **placement)[0]
                     yield Label(item.identity, dataset, item.name, frame, ""), placed
         except ValueError as error:
             error.add_note(f"the template is the mesh of {run.path}")
@@ -201,12 +210,15 @@ def _add_arrays(archive: zipfile.ZipFile, arrays: Mapping[str, Any]) -> None:
             np.lib.format.write_array(member, np.asarray(value), allow_pickle=False)
 
 
-def write_meshes(folder: Path, parts: Iterable[np.ndarray], faces: Int[np.ndarray, "face 3"], count: int) -> None:
-    """Write `count` meshes as 000.ply, 001.ply, ... in place of those that are there."""
+def write_meshes(folder: Path, parts: Iterable[np.ndarray], basis: SpectralBasis, count: int) -> None:
+    """Write `count` meshes as 000.ply, 001.ply, ... in place of those that are there.
+
+    Their vertices are numbered as those of the dataset's files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.ply"):
         if old.stem.isdecimal():
             old.unlink()
     digits = max(3, len(str(count - 1)))
     for i, vertices in enumerate(vertices for part in parts for vertices in part):
-        write_mesh(folder / f"{i:0{digits}d}.ply", Mesh(vertices, faces))
+        write_mesh(folder / f"{i:0{digits}d}.ply", Mesh(*spectral.with_unused(basis, vertices)))

@@ -79,17 +79,21 @@ def example(data: Data, split: str, index: int) -> Example:
     return examples[index]
 
 
-def read_coefficients(opened: OpenedRun, source: str, split: str) -> Float[np.ndarray, "freq 3"]:
+def read_coefficients(
+    opened: OpenedRun, source: str, split: str, max_bytes: int = mesh.MOST_BYTES
+) -> Float[np.ndarray, "freq 3"]:
     """Coefficients of a mesh: an index of the split, or a mesh file (metres) of the run's connectivity.
 
-    Raises ValueError when there is no such index, or when the file cannot be read or has another connectivity.
+    A file may have `max_bytes`. Raises ValueError when there is no such index, or when the file cannot be read or has
+    another connectivity.
     """
     if source.isdecimal():
         return example(opened.data, split, int(source)).coefficients[: opened.num_modes]
-    loaded, basis = mesh.read_mesh(source), opened.basis
-    found = mesh.connectivity(loaded.faces, len(loaded.vertices))
-    mesh.check_connectivity(found, basis.connectivity, (source, str(opened.run.path)))
-    return np.asarray(spectral.project(basis, loaded.vertices))[: opened.num_modes]
+    loaded, basis = mesh.read_mesh(source, max_bytes), opened.basis
+    whole, faces = spectral.with_unused(basis, np.zeros((basis.num_vertices, 3), np.float32))
+    found, expected = (mesh.connectivity(f, len(v)) for v, f in (loaded, (whole, faces)))
+    mesh.check_connectivity(found, expected, (source, str(opened.run.path)))
+    return np.asarray(spectral.project(basis, spectral.without_unused(basis, loaded.vertices)))[: opened.num_modes]
 
 
 class ReferenceMeshes(NamedTuple):

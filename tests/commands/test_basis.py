@@ -87,6 +87,8 @@ def test_mistakes_of_compute(files, sphere, capsys):
     fails(capsys, "none.npz: no such mesh file", "compute", files / "none.npz", *out)
     fails(capsys, "none.triv: no such file of faces", "compute", files / "none.triv", *out)
     fails(capsys, "163 modes asked for", "compute", files / "sphere.ply", "--modes", "163", *out)
+    limited = ("sphere.ply", "--max-file-bytes", "100")
+    fails(capsys, "the limit is 100; --max-file-bytes lifts it", "compute", files / limited[0], *limited[1:], *out)
     (files / "broken.npz").write_bytes(b"nothing")
     fails(capsys, "broken.npz: not readable", "compute", files / "broken.npz", *out)
     np.savez(files / "flat.npz", v_template=sphere.vertices[:, :2], f=sphere.faces)

@@ -237,6 +237,7 @@ def error_cases(tmp_path, data, run, latents, sphere, codec):
         "no meshes": (enc(at("empty")), "no mesh files"),
         "other count": (enc(at("small.ply")), f"3 vertices, the template has 162; the template is the mesh of {run}"),
         "other faces": (enc(at("other.ply")), "other.ply: connectivity"),
+        "large": (enc(at("fine.ply"), "--max-file-bytes", "100"), "the limit is 100; --max-file-bytes lifts it"),
         "other modes": (enc(at("modes.npy")), f"float32 (5, 31, 3), {run} needs float (meshes, 32, 3)"),
         "whole numbers": (enc(at("whole.npy")), "whole.npy: coefficients are int32 (5, 32, 3)"),
         "pickled coefficients": (enc(at("pickled.npy")), "pickled.npy: not a readable file of coefficients"),

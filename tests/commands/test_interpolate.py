@@ -59,7 +59,7 @@ def test_a_path_is_written_in_every_form(trained, tmp_path, capsys, method):
     assert f"{method}, 2 to 5, 5 meshes" in capsys.readouterr().out
 
 
-def test_a_mesh_file_is_an_end_like_any_other(trained, tmp_path):
+def test_a_mesh_file_is_an_end_like_any_other(trained, tmp_path, capsys):
     data = dataset.open_prepared(trained / "data" / "demo")
     example = data.splits["test"][3]
     write_mesh(tmp_path / "mine.obj", Mesh(example.vertices, np.asarray(data.basis.faces)))
@@ -67,6 +67,9 @@ def test_a_mesh_file_is_an_end_like_any_other(trained, tmp_path):
         assert interpolate(trained, tmp_path / name, "--to", end, "--steps", "3", "--method", "spatial") == 0
     paths = [np.load(tmp_path / name / "path.npz")["coefficients"] for name in ("index", "file")]
     np.testing.assert_allclose(*paths, atol=1e-4)
+    assert interpolate(trained, tmp_path / "large", "--to", str(tmp_path / "mine.obj"), "--max-file-bytes", "100") == 2
+    assert "mine.obj: " in (error := capsys.readouterr().err)
+    assert "the limit is 100; --max-file-bytes lifts it" in error
 
 
 def test_extending_goes_beyond_the_ends(trained, tmp_path):
