@@ -66,6 +66,8 @@ def open_archive(data: bytes) -> Archive:
         raise TorchFileError(f"has {count:,} records, the limit is {RECORDS:,}")
     records = {}
     with zipfile.ZipFile(io.BytesIO(data)) as zipped:
+        if any(name.endswith("/constants.pkl") or "/code/" in name for name in zipped.namelist()):
+            raise TorchFileError("is a TorchScript archive; save the module's state_dict() with torch.save instead")
         for info in zipped.infolist():
             name, size = info.filename, info.file_size
             if info.flag_bits & 1 or info.compress_type != zipfile.ZIP_STORED:
@@ -79,8 +81,6 @@ def open_archive(data: bytes) -> Archive:
             records[name] = start, size, info.CRC
     if sum(size for _, size, _ in records.values()) > len(data):
         raise TorchFileError("has overlapping records")
-    if any(name.endswith("/constants.pkl") or "/code/" in name for name in records):
-        raise TorchFileError("is a TorchScript archive; save the module's state_dict() with torch.save instead")
     tops = [name[:-8] for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(tops) != 1:
         kind = "a NumPy .npz file" if any(name.endswith(".npy") for name in records) else "a zip archive"

@@ -55,7 +55,7 @@ def load(source: str | Path | bytes | io.BufferedIOBase) -> object:
     try:
         if safetensors.is_safetensors(data):
             return safetensors.read(data)
-        legacy = data.startswith(torch_legacy.SIGNATURE)
+        legacy = data.startswith(torch_legacy.SIGNATURES)
         archive = torch_legacy.open_legacy(data, PICKLE_BYTES) if legacy else open_archive(data)
         pickled = read_record(archive, "data.pkl")
         if len(pickled) > PICKLE_BYTES:

@@ -1,6 +1,7 @@
 """Open a torch.save file of torch before 1.6: pickles, one of them the tree, then one storage after another."""
 
 import io
+import pickle  # only to write these numbers
 import pickletools
 import struct
 import sys
@@ -8,8 +9,9 @@ import sys
 from spectral_jax.files.torch_archive import RECORDS, UNFOLD, Archive, TorchFileError
 from spectral_jax.files.torch_pickle import OPCODES, interpret
 
-SIGNATURE = (
-    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."  # a magic number and the version 1001, pickled
+# How a file begins: a magic number and the version 1001, each a pickle of protocol 2 to 5.
+SIGNATURES = tuple(
+    b"".join(pickle.dumps(number, protocol) for number in (0x1950A86A20F9469CFC6C, 1001)) for protocol in range(2, 6)
 )
 
 
@@ -18,7 +20,8 @@ def open_legacy(data: bytes, pickle_bytes: int) -> Archive:
 
     The size of a storage is in the tree alone, so the tree is interpreted here once, without its storages.
     """
-    _, start = _pickle(data, len(SIGNATURE), pickle_bytes)  # of the machine that wrote the file
+    signature = next(signature for signature in SIGNATURES if data.startswith(signature))
+    _, start = _pickle(data, len(signature), pickle_bytes)  # of the machine that wrote the file
     pickled, end = _pickle(data, start, pickle_bytes)
     listed, place = _pickle(data, end, pickle_bytes)
     archive = Archive(data, {"data.pkl": (start, end - start, None)}, swapped=sys.byteorder != "little")

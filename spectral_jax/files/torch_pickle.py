@@ -50,7 +50,7 @@ def interpret(data: bytes, archive: Archive) -> object:
                 places[id(stack[-1])] = place
             case "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
-            case "BININT1" | "BININT2" | "BININT" | "INT" | "LONG1" | "LONG" | "BINFLOAT":
+            case "BININT1" | "BININT2" | "BININT" | "INT" | "LONG1" | "LONG4" | "LONG" | "BINFLOAT":
                 stack.append(argument)
             case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8" | "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8":
                 stack.append(argument)
@@ -128,6 +128,7 @@ def _extend(container: Any, items: list) -> None:
         container.extend(items)
         return
     keys = items if type(container) is set else items[::2]
+    keys = [Record("frozenset", (key,)) if type(key) is frozenset else key for key in keys]  # slow to compare
     if type(container) not in (set, dict, OrderedDict) or not all(map(is_key, keys)):
         raise TorchFileError(
             "data.pkl adds to something that is not a container, or adds a key that is not short and plain"

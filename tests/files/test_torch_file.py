@@ -490,6 +490,7 @@ GOOD = written(TREE)
         (zipped({"a/data.pkl": b"N.", "b/data.pkl": b"N."}), "zip archive with 2 records named data.pkl"),
         (zipped({"a/data.pkl": b"N.", "a/constants.pkl": b"N."}), "TorchScript"),
         (zipped({"a/data.pkl": b"N.", "a/code/__torch__.py": b""}), "TorchScript"),
+        (zipped({"a/data.pkl": b"N.", "a/code/a.py": b"a" * 50}, compression=zipfile.ZIP_DEFLATED), "TorchScript"),
         (zipped({"a/data.pkl": b"N." * 50}, compression=zipfile.ZIP_DEFLATED), "compressed"),
         (zipped({"a/data.pkl": b"N.", "a/byteorder": b"middle"}), "byte order"),
         (zipped({"a/data.pkl": bytes(9 << 20)}), "the limit is 8,388,608"),
@@ -511,11 +512,25 @@ def test_the_format_before_torch_1_6() -> None:
     cut = legacy(tensor((3, 4), (4, 1), 0, 12), floats[:-1], 12)
     past = legacy(tensor((4, 4), (4, 1), 0, 12), floats)
     wrong = {"should have 12": cut, "no tensor has": legacy(unknown, floats), "two dtypes": legacy(both, floats)}
-    for message, content in wrong.items() | {("reaches past the end", past)}:
+    for message, spoilt in wrong.items() | {("reaches past the end", past)}:
         with pytest.raises(TorchFileError, match=message):
-            load(content)
+            load(spoilt)
+    parts = 0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}  # before the tree
+    start, *newer = (b"".join(pickle.dumps(part, protocol) for part in parts) for protocol in (2, 3, 4, 5))
+    assert content.startswith(start)
+    for begun in newer:
+        np.testing.assert_array_equal(load(begun + content[len(start) :]), floats.reshape(3, 4))
     hostile = pickle.dumps(Reduced(os.system, "touch hacked"), 2)[2:-1]
     assert load(legacy(b"(" + tensor((1,), (1,), 0, 12) + hostile + b"t", floats))[1].arguments == ("touch hacked",)
+
+
+def test_long_integers_and_sets_as_keys_are_read() -> None:
+    number = -(3**5000)
+    loaded = load(archive(pickle.dumps([number, {frozenset({1, 2}): "set", (1, 2): "tuple"}], 4)))
+    assert loaded[0] == number
+    key, pair = loaded[1]
+    assert (key.arguments, pair) == ((frozenset({1, 2}),), (1, 2))
+    assert "integer of 7,925 bits" in " ".join(describe(loaded))
 
 
 def test_safetensors() -> None:
