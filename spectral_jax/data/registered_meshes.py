@@ -97,7 +97,8 @@ def unused_vertices(mesh: Mesh, used: Int[np.ndarray, "used"], placement: dict[s
     indices = np.setdiff1d(np.arange(len(mesh.vertices)), used).astype(np.int32)
     if not len(indices):
         return None
-    turned = sequences.normalise(mesh.vertices[None], **placement | {"center": "none"})[0]
+    not_centred: dict[str, Any] = {**placement, "center": "none"}
+    turned = sequences.normalise(mesh.vertices[None], **not_centred)[0]
     centred = sequences.normalise(mesh.vertices[None, used], **placement)[0]
     return Unused(indices, turned[indices] + (centred[0] - turned[used[0]]))
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spectral_jax import extras
+from spectral_jax.basis import spectral
 from spectral_jax.geometry import colours, gltf
 from spectral_jax.geometry.mesh import Mesh, write_mesh
 from spectral_jax.viewer import panel, scene
@@ -267,7 +268,8 @@ class Browser:
         else:
             with tempfile.TemporaryDirectory() as folder:
                 name = f"{layer.name}{kind}"
-                write_mesh(Path(folder) / name, Mesh(layer.vertices, self.subject.faces))
+                whole = spectral.with_unused(self.subject.run.require_basis(), layer.vertices)
+                write_mesh(Path(folder) / name, Mesh(*whole))
                 content = (Path(folder) / name).read_bytes()
         self.client.send_file_download(name, content, save_immediately=True)
 
