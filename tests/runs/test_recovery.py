@@ -1,7 +1,9 @@
 """A basis recovered from a network alone: signs and rotations that were drawn at random come back."""
 
 import dataclasses
+import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -9,9 +11,12 @@ from helpers import TINY
 
 import spectral_jax as sj
 from spectral_jax.basis import align, spectral
+from spectral_jax.bodies.motion import KINDS, MotionSequence, synthesise, write_sequence
+from spectral_jax.bodies.smplh import demo_body_path
 from spectral_jax.cli import main
-from spectral_jax.data import dataset, pytorch_layouts, writer
+from spectral_jax.data import dataset, posed_bodies, pytorch_layouts, writer
 from spectral_jax.data.dataset import Data, Example
+from spectral_jax.data.recipes import DemoRecipe
 from spectral_jax.geometry.mesh import Mesh
 from spectral_jax.runs import evaluate, recovery
 
@@ -134,3 +139,71 @@ def test_arguments_that_do_not_fit(arguments, message, tiny, data_folder, tmp_pa
     assert main(["basis", "align", *words, "--out", str(tmp_path / "out.npz")]) == 2
     assert re.search(message, " ".join(capsys.readouterr().err.split()))
     assert not (tmp_path / "out.npz").exists()
+
+
+def write_dfaust(folder, seed):
+    """Ten people in motion, in files of the format of AMASS."""
+    rng = np.random.default_rng(seed)
+    for person in range(10):
+        betas = rng.normal(size=16).astype(np.float32)
+        for number, kind in enumerate(rng.choice(list(KINDS), 2, replace=False)):
+            poses = synthesise(kind, 30, 30.0, int(rng.integers(1000)))
+            path = folder / "DFaust_67" / f"500{20 + person}" / f"{number}_poses.npz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_sequence(path, MotionSequence(poses, betas, "male", 30.0))
+
+
+@pytest.mark.slow
+def test_from_a_checkpoint_alone_to_an_evaluation(tmp_path, capsys):
+    """The commands of docs/pytorch.md: a checkpoint, bodies and a few sequences, and the basis comes back."""
+
+    def run(command, *arguments):
+        assert main([*command.split(), *map(str, arguments)]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    def build(amass, out, *options):
+        return run("dataset dfaust", "--amass", amass, "--body-dir", bodies, "--out", out, "--modes", 128, *options)
+
+    bodies = tmp_path / "bodies"
+    bodies.mkdir()
+    for sex in ("MALE", "FEMALE"):
+        shutil.copy(demo_body_path(), bodies / f"SMPLH_{sex}.npz")
+    for name, seed in (("authors", 0), ("mine", 1)):
+        write_dfaust(tmp_path / name, seed)
+    build(tmp_path / "authors", tmp_path / "first")
+    lost = scrambled(sj.open_data(tmp_path / "first")).basis
+    spectral.save(tmp_path / "lost.npz", lost)
+    build(tmp_path / "authors", tmp_path / "data", "--basis", tmp_path / "lost.npz")
+    recipe = "--epochs 60 --learning-rate 3e-3 --beta2 0.95 --schedule cosine --validate-every 20 --latent-size 8"
+    run("train", "--data", tmp_path / "data", "--run", tmp_path / "authors-run", *recipe.split())
+    run("convert", tmp_path / "authors-run", tmp_path / "published" / "last.ckpt")
+
+    theirs, again = tmp_path / "theirs", tmp_path / "again"
+    run("convert", tmp_path / "published" / "last.ckpt", theirs)
+    build(tmp_path / "mine", tmp_path / "other")
+    printed = run("basis align", "--run", theirs, "--data", tmp_path / "other", "--out", tmp_path / "theirs.npz")
+    assert "128 modes from" in printed
+    build(tmp_path / "mine", again, "--basis", tmp_path / "theirs.npz")
+    run("eval", theirs, "--data", again, "--json", tmp_path / "found.json")
+    build(tmp_path / "mine", tmp_path / "known", "--basis", tmp_path / "lost.npz")
+    run("eval", tmp_path / "authors-run", "--data", tmp_path / "known", "--json", tmp_path / "known.json")
+    found, known = (json.loads((tmp_path / name).read_text())["mean_mm"] for name in ("found.json", "known.json"))
+    assert found == pytest.approx(known, rel=0.02)
+    run("convert", tmp_path / "published" / "last.ckpt", tmp_path / "checked", "--data", again, "--verify")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("vertices", "modes"), [(1229, 1024), (12272, 4096)])
+def test_networks_of_the_demo(vertices, modes, tmp_path):
+    """From 256 meshes of people that the network never saw."""
+    data = sj.open_data(posed_bodies.demo(DemoRecipe(out=tmp_path / "data", vertices=vertices, modes=modes)))
+    network = sj.train(
+        data, tmp_path / "run", epochs=3, learning_rate=3e-3, beta2=0.95, schedule="cosine", validate_every=3
+    )
+    other = scrambled(dataclasses.replace(data, splits={"test": data.splits["test"]}))
+    used, unused = recovery.read_meshes(other, modes, 256)
+    found = recovery.recover(network, other.basis, used, unused)
+    right = np.abs(np.einsum("vf,vf->f", found.basis.modes, np.asarray(data.basis.modes)) - 1) < 0.1
+    assert set(np.flatnonzero(~right)) <= set(found.doubtful)
+    known = evaluate.evaluate_split(network, data.basis, None, dataset.read_split(data, "test", rows=range(1, 720, 2)))
+    assert found.error_mm == pytest.approx(known.mean_mm, rel=0.02)
