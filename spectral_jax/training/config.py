@@ -45,7 +45,8 @@ class TrainConfig:
     """What is minimised. squared: the mean squared error of the coefficients, as published. distance: the mean over
     meshes of the square root of that; with all modes, of the root mean square distance of the vertices."""
     mirror: bool = False
-    """Also train on the mirror image of every train mesh. The connectivity must be symmetric."""
+    """Use that mirror images of meshes are meshes too: SAE-LP trains on them as well, the residual network is made
+    symmetric. The connectivity must be symmetric."""
     holdout: int = 0
     """Number of identities of the train split to validate on, chosen by the seed and not trained on. With 0,
     validations use the test split, which then also chooses the best checkpoint."""
