@@ -388,6 +388,42 @@ def ckpt(folder: Path) -> Kind:
     return Kind(write, lambda: lightning.read_checkpoint(path))
 
 
+class Module:
+    """Pickled as torch pickles its modules; those who read it know it by name alone."""
+
+    def __init__(self, weights: dict[str, np.ndarray]):
+        self.training, self._buffers, self._non_persistent_buffers_set = True, {"cache": np.zeros(2)}, {"cache"}
+        self._parameters = {name: array for name, array in weights.items() if "." not in name}
+        heads = dict.fromkeys(name.split(".")[0] for name in weights if "." in name)
+        self._modules = OrderedDict(
+            (head, Module({name[len(head) + 1 :]: w for name, w in weights.items() if name.startswith(f"{head}.")}))
+            for head in heads
+        )
+
+
+def module_pth(folder: Path) -> Kind:
+    """A whole module of the smallest network, mutated as a pickle; or one with odd values in its state."""
+    weights, path = lightning.state_dict_from_params(position().state.params), folder / "a.pt"
+    weights = {name: np.asarray(array) for name, array in weights.items()}
+    trees = [Module(weights), {"net": Module({f"net.{name}": w for name, w in weights.items()}), "epoch": 3}]
+    pickles = [pickle.dumps(tree, protocol) for tree in trees for protocol in (2, 4)]
+
+    def write(rng: random.Random) -> None:
+        if rng.random() < 0.5:
+            pickled = rng.choice([mutate, mutate_opcodes])(rng.choice(pickles), rng.choice(pickles), rng)
+        else:
+            spoilt = Module(weights)
+            part = rng.choice([spoilt, *spoilt._modules.values()])
+            for _ in range(rng.randint(1, 2)):
+                name = rng.choice(list(vars(part)))
+                odd = [*ODD[:-4], part, spoilt, np.zeros((2, 3)), {"a": spoilt}, OrderedDict({(): part, "b": 1})]
+                setattr(part, name, mutate_tree(getattr(part, name), rng, odd))
+            pickled = pickle.dumps(spoilt, rng.choice([2, 4]))
+        path.write_bytes(archive(pickled))
+
+    return Kind(write, lambda: lightning.read_weights(path))
+
+
 def infos(folder: Path) -> Kind:
     torch_file.save(folder / "a.pth", lightning.state_dict_from_params(position().state.params))
     options = json.loads((TINY / "infos.json").read_text())
@@ -470,21 +506,21 @@ def basis(folder: Path) -> Kind:
     return arrays_of(folder, "basis.npz", arrays, spectral.load)
 
 
-def body_arrays() -> dict[str, np.ndarray]:
+def body_arrays(joints: int = smplh.SMPLH_JOINTS) -> dict[str, np.ndarray]:
     """Of a body of five vertices."""
-    rng = np.random.default_rng(0)
-    sizes = {name: tuple(5 if n == "V" else 4 if n == "F" else n for n in axes) for name, axes in smplh.ARRAYS.items()}
+    rng, needed = np.random.default_rng(0), smplh.arrays_of(joints)
+    sizes = {name: tuple(5 if n == "V" else 4 if n == "F" else n for n in axes) for name, axes in needed.items()}
     arrays = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
     arrays["f"] = np.array([[0, 1, 2], [1, 2, 3], [2, 3, 4], [0, 3, 4]])
-    return arrays | {"kintree_table": np.array([[-1, *range(51)], range(52)])}
+    return arrays | {"kintree_table": np.array([[-1, *range(joints - 1)], range(joints)])}
 
 
-def body_npz(folder: Path) -> Kind:
-    return arrays_of(folder, "body.npz", body_arrays(), smplh._read_arrays)
+def body_npz(folder: Path, joints: int = smplh.SMPLH_JOINTS) -> Kind:
+    return arrays_of(folder, "body.npz", body_arrays(joints), smplh._read_arrays)
 
 
-def body_pkl(folder: Path) -> Kind:
-    arrays, path = body_arrays(), folder / "body.pkl"
+def body_pkl(folder: Path, joints: int = smplh.SMPLH_JOINTS) -> Kind:
+    arrays, path = body_arrays(joints), folder / "body.pkl"
     pickled = [pickle.dumps(arrays, protocol) for protocol in (2, 4)]
 
     def write(rng: random.Random) -> None:
@@ -682,12 +718,15 @@ KINDS: dict[str, tuple[Callable[[Path], Kind], int]] = {  # and how many in the 
     "older_pth": (older_pth, 4000),
     "safetensors": (tensors_file, 4000),
     "ckpt": (ckpt, 600),
+    "module_pth": (module_pth, 4000),
     "tar_2022": (layout_2022, 3000),
     "npy_2026": (layout_2026, 3000),
     "basis_npz": (basis, 2000),
     "evecs_faces_bin": (bare_numbers, 2000),
     "body_npz": (body_npz, 1000),
     "body_pkl": (body_pkl, 1000),
+    "smpl_npz": (functools.partial(body_npz, joints=smplh.SMPL_JOINTS), 1000),
+    "smpl_pkl": (functools.partial(body_pkl, joints=smplh.SMPL_JOINTS), 1000),
     "sequence_npz": (sequence, 2000),
     "split_sequence_npz": (split_sequence, 2000),
     "release_npz": (released, 1000),

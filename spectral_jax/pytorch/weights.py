@@ -18,7 +18,7 @@ NAMES = [weight.name for weight in table(MOST_LAYERS)]  # of the network with mo
 _KNOWN = frozenset(NAMES)
 STEPS = 1 << 18  # values of a checkpoint that are looked at
 LEVELS = 32  # of nesting that are looked at
-PARTS = 1 << 16  # modules and tensors of a pickled module that are looked at
+PARTS = 1 << 14  # modules and tensors of a pickled module that are looked at
 LONGEST = 1000  # characters of a tensor's name
 LISTED = 20  # names in an error
 
