@@ -82,7 +82,7 @@ class MeshRecipe:
     largest_group: bool = False
     """Of meshes of several connectivities, take those of the most common one; metadata.json lists the others."""
     drop_unused: bool = False
-    """Leave out vertices that belong to no face, such as markers; metadata.json remembers which."""
+    """Leave out vertices that belong to no face, such as markers; written meshes have them where the template does."""
     max_file_bytes: int = MOST_BYTES
     """Limit of a mesh file's size, unpacked; reading takes up to 75 times as much memory."""
     center: Center = "centroid"
