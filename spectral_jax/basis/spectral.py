@@ -20,6 +20,7 @@ from spectral_jax.geometry.mesh import Operator
 from spectral_jax.geometry.sampling import evenly_spaced
 
 DENSE = 2500  # vertices up to which the dense solver is used: it is as fast as the sparse one, or takes seconds
+HOST = 500  # vertices up to which the host solves even beside a GPU, which compiles a program for each size
 MOST_BYTES = 4 << 30  # limit of a file's size: all modes of 32,000 vertices
 REMEDY = "a network works only with the basis it was trained on; `spectral-jax basis align` turns one into the other"
 
@@ -182,7 +183,7 @@ def solver(num_vertices: int, num_modes: int) -> Literal["dense", "dense on the 
     """Choose a solver of `spectral_jax.basis.eigen`: sparse where it is faster or the dense matrix is too large."""
     if num_vertices > (2 * DENSE if num_modes > 0.6 * num_vertices else DENSE):
         return "sparse"
-    return "dense on the GPU" if jax.default_backend() == "gpu" else "dense"
+    return "dense on the GPU" if num_vertices > HOST and jax.default_backend() == "gpu" else "dense"
 
 
 def from_modes(

@@ -89,6 +89,12 @@ def test_a_wrong_count_is_noticed(monkeypatch):
     np.testing.assert_allclose(found.eigenvalues, expected.eigenvalues, atol=1e-10)
 
 
+def test_small_components_do_not_each_compile_a_program(monkeypatch):
+    monkeypatch.setattr(spectral.jax, "default_backend", lambda: "gpu")
+    solvers = [spectral.solver(size, 9) for size in (42, 1229, 9000)]
+    assert solvers == ["dense", "dense on the GPU", "sparse"]
+
+
 def test_a_connected_mesh_is_solved_as_a_whole(sphere, monkeypatch):
     monkeypatch.setattr(components, "lowest", None)
     assert spectral.compute(sphere.faces, 162, 9).num_modes == 9
