@@ -249,7 +249,7 @@ def pairs(subject: Subject, split: str) -> dict[str, tuple[int, int]]:
     """
     count = len(subject.data.splits[split])
     rows = evenly_spaced(count, NUM_ENCODED)
-    found = {"published, figure 11": PUBLISHED_PAIR} if max(PUBLISHED_PAIR) < count else {}
+    found: dict[str, tuple[int, int]] = {"published, figure 11": PUBLISHED_PAIR} if max(PUBLISHED_PAIR) < count else {}
     samples = [example(subject.data, split, row) for row in rows]
     modes = subject.run.config.model.modes
     latents = subject.codec.encode(np.stack([sample.coefficients[:modes] for sample in samples]))
