@@ -37,9 +37,17 @@ def initialise(coordinator: str | None = None, num_processes: int | None = None,
         raise ValueError(f"cannot join the other processes: {error}") from error
 
 
+# Untimed, Triton's kernels for matrix products have tile sizes that do not fit all of them: cuBLAS takes their place.
+DETERMINISTIC = (
+    "--xla_gpu_deterministic_ops=true",
+    "--xla_gpu_autotune_level=0",
+    "--xla_gpu_enable_triton_gemm=false",
+)
+
+
 def make_deterministic() -> None:
     """Restrict XLA to deterministic kernels on a GPU, chosen without timing them. Call before JAX computes anything."""
-    add_xla_flags("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
+    add_xla_flags(*DETERMINISTIC)
 
 
 def add_xla_flags(*flags: str) -> None:
