@@ -228,7 +228,7 @@ def check(path: Path, basis: SpectralBasis, vertices: np.ndarray | None) -> str:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BasisAlign:
     """Align a basis with another of the same mesh: signs, and rotations inside repeated eigenvalues.
 
@@ -239,7 +239,7 @@ class BasisAlign:
     file: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = None
     """The .npz file of the basis. Compute a few more modes than needed, so that no repeated eigenvalue is cut off. With
     --run, the basis is that of the dataset, and FILE is left out."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    out: Path
     """The .npz file to write."""
     reference: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """The .npz file of the other basis."""
@@ -256,13 +256,11 @@ class BasisAlign:
     def __call__(self) -> None:
         from spectral_jax.basis import align, spectral
 
-        if self.out is None:
-            raise ValueError("--out FILE is missing: the file to write")
         if self.meshes is not None and self.meshes < 1:
             raise ValueError(f"--meshes must be at least 1, not {self.meshes}")
         check_free(self.out, self.overwrite)
         if self.run is not None:
-            self._recover(self.run, self.out)
+            self._recover(self.run)
             return
         if bool(self.reference) == bool(self.data):
             raise ValueError("give either --reference or --data")
@@ -289,7 +287,7 @@ class BasisAlign:
         examples = [records[i] for i in track(chosen, "reading test")]
         return np.stack([e.vertices for e in examples]), np.stack([e.coefficients for e in examples])
 
-    def _recover(self, folder: Path, out: Path) -> None:
+    def _recover(self, folder: Path) -> None:
         """Recover the basis of a run from meshes; write it, and store it in the run, if it is accepted."""
         from spectral_jax.basis import spectral
         from spectral_jax.runs import recovery
@@ -304,10 +302,10 @@ class BasisAlign:
         lines = recovery.describe(found, len(used.coefficients), len(unused.coefficients))
         if not found.accepted:
             raise ValueError(f"{data.path}: no basis found in which the network of {folder} works: {lines[-1]}")
-        spectral.save(out, found.basis)
-        print("\n".join([f"{out}: {lines[0]}", *lines[1:]]))
+        spectral.save(self.out, found.basis)
+        print("\n".join([f"{self.out}: {lines[0]}", *lines[1:]]))
         if loaded.basis is None:
-            runs.check_basis(folder, found.basis, str(out))
+            runs.check_basis(folder, found.basis, str(self.out))
             print(f"{folder}: this is its basis now")
         else:
             print(f"{folder} keeps the basis it has; convert its checkpoint without --data for one that takes this one")
