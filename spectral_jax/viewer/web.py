@@ -74,6 +74,9 @@ class Browser:
                     self._redraw()
                 except (ValueError, OSError) as error:
                     self.client.add_notification("This cannot be shown", str(error), color="red")
+                except RuntimeError as error:  # viser removes the controls of a browser that leaves, then says so
+                    if "removed" not in str(error):
+                        raise
                 finally:
                     self.paused = False
 
