@@ -167,6 +167,7 @@ def test_a_clone_with_another_shape_agrees_with_a_network_of_that_shape(tmp_path
 
 
 @pytest.mark.needs("torch")
+@pytest.mark.slow
 def test_the_command_prints_one_table(tmp_path, capsys):
     folder, report = clone(tmp_path / "clone"), tmp_path / "verify.json"
     options = ["--against", str(folder), "--steps", "3", "--json", str(report)]

@@ -65,9 +65,8 @@ def tiny(tmp_path_factory):
 def spheres(data_folder, tmp_path_factory):
     """A network trained on spheres, whose eigenvalues repeat up to nine times."""
     return sj.train(
-        data_folder, tmp_path_factory.mktemp("spheres") / "run", epochs=150, batch_size=11, latent_size=6,
-        learning_rate=3e-3, beta2=0.95, schedule="cosine", validate_every=50,
-    )  # fmt: skip
+        data_folder, tmp_path_factory.mktemp("spheres") / "run", network="residual", latent_size=6, hidden_size=32
+    )
 
 
 def test_the_published_checkpoint(tiny):
