@@ -70,13 +70,25 @@ def measure(
 ) -> Spectrum:
     """Measure the spectrum at `counts`, which end with all modes: energies of `coefficients`, errors of `test`."""
     energy = np.einsum("mfc,mfc->f", coefficients, coefficients, dtype=np.float64) / len(coefficients)
-    bands = np.add.reduceat(np.where(constant_modes(basis), 0.0, energy), (0, *counts[:-1]))
+    bands = band_energies(basis, counts, energy)
     errors_mm = (None, None)
     if test is not None:
         errors = truncation_errors_mm(basis.modes, *test, counts)
         errors_mm = errors.mean(axis=0), errors.max(axis=0)
     total = bands.sum() or 1.0  # meshes without shape have zero energy in every band
-    return Spectrum(counts, *errors_mm, 100 * bands / total, 1000 * np.sqrt(bands / basis.num_vertices))
+    return Spectrum(counts, *errors_mm, 100 * bands / total, amplitudes_mm(basis, bands))
+
+
+def band_energies(
+    basis: SpectralBasis, counts: tuple[int, ...], energy: Float[np.ndarray, "freq"]
+) -> Float[np.ndarray, "band"]:
+    """Energies of the bands that end at `counts`, from those of modes; modes that are constant have none."""
+    return np.add.reduceat(np.where(constant_modes(basis), 0.0, energy), (0, *counts[:-1]))
+
+
+def amplitudes_mm(basis: SpectralBasis, bands: Float[np.ndarray, "band"]) -> Float[np.ndarray, "band"]:
+    """Rms displacement of a vertex in each band, mm, from the bands' energies."""
+    return 1000 * np.sqrt(bands / basis.num_vertices)
 
 
 def truncation_errors_mm(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -33,7 +32,7 @@ class Report:
 
     def __call__(self) -> None:
         from spectral_jax.bodies import regions
-        from spectral_jax.data import dataset
+        from spectral_jax.data.coefficients import LazySplit
         from spectral_jax.files import safe_files
         from spectral_jax.report import document, measurements
         from spectral_jax.runs import evaluate, logs, opened, provenance, shape_model
@@ -51,13 +50,11 @@ class Report:
         region_of = regions.body_regions(data.basis, data.metadata["source"])
         with Bars() as bars:
             runs = [first, *(opened.open_run(run, data, progress=bars) for run in self.compare)]
-            most = max(each.num_modes for each in runs)
-            train, test = (dataset.read_split(data, name, most, progress=bars) for name in ("train", "test"))
+            train, test = (LazySplit(data, name, first.num_modes, bars) for name in ("train", "test"))
             found = measurements.measure_run(first.run, train, test, region_of, bars)
-            others = [(each.run, evaluate.evaluate_split(each.run, data.basis, train, test)) for each in runs[1:]]
+            others = [(each.run, evaluate.evaluate(each.run, data, progress=bars, baselines=data)) for each in runs[1:]]
             try:
-                measure = functools.partial(shape_model.measure, train=train, test=test, progress=bars)
-                measured = [measure(each.codec) for each in runs] if self.measures else []
+                measured = [shape_model.measure_run(each, progress=bars) for each in runs] if self.measures else []
             except ValueError as error:  # too few meshes, or none of an identity that is new: the page says so
                 measured = str(error)
         report = document.Report(

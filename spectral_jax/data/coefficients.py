@@ -1,7 +1,9 @@
-"""The coefficients of a split, and of its mirror images, as arrays that are read when they are indexed."""
+"""The arrays of a split, and the mirror images of its coefficients, read when they are indexed."""
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -35,33 +37,104 @@ class LazyCoefficients:
     ):
         if num_modes > data.basis.num_modes:
             raise ValueError(f"{data.path}: {num_modes} modes requested, the dataset has {data.basis.num_modes}")
-        self._data, self._split, self._examples = data, split, data.records(split)
+        self._data, self._split = data, split
         self._progress = progress
-        self._meshes = np.arange(len(self._examples)) if meshes is None else meshes
+        self._meshes = np.arange(len(data.records(split))) if meshes is None else meshes
         self.shape = (len(self._meshes), num_modes, 3)
+
+    def truncate(self, num_modes: int) -> LazyCoefficients:
+        """Those of the first modes."""
+        return LazyCoefficients(self._data, self._split, num_modes, self._progress, self._meshes)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | Int[np.ndarray, "mesh"]) -> Float[np.ndarray, "mesh freq 3"]:
         indices = self._meshes[rows]
-        coefficients = np.empty((len(indices), *self.shape[1:]), np.float32)
-        examples = self._examples
-        if isinstance(examples, Records):
-            found = examples.coefficients(indices)
-        else:
-            found = (examples[int(index)].coefficients for index in indices)
-        for row, mesh in zip(coefficients, found, strict=True):
-            row[:] = mesh[: len(row)]
-        wrong = ~np.isfinite(coefficients.sum(axis=(1, 2)))  # also where finite values add up to infinity: look closer
-        for index in indices[wrong & ~np.isfinite(coefficients).all(axis=(1, 2))]:
-            raise ValueError(
-                f"{self._data.path}: mesh {index} of the {self._split} split ({examples[int(index)].file}) has values "
-                "that are not finite"
-            )
+        coefficients = _read(self._data, self._split, "coefficients", indices, self.shape[1:])
         if isinstance(rows, slice):
             self._progress.update(f"reading {self._split}", rows.indices(len(self))[1], len(self))
         return coefficients
+
+
+def truncate(
+    coefficients: Float[np.ndarray, "mesh freq 3"] | LazyCoefficients, num_modes: int
+) -> Float[np.ndarray, "mesh kept 3"] | LazyCoefficients:
+    """The coefficients of the first modes, still unread if they are."""
+    if isinstance(coefficients, LazyCoefficients):
+        return coefficients.truncate(num_modes)
+    return coefficients[:, :num_modes]
+
+
+class LazyVertices:
+    """Vertices (mesh, vertex, 3) of a split, float32, metres; nothing is kept in memory.
+
+    Indices and errors are those of `LazyCoefficients`; a mesh without vertices is one.
+    """
+
+    def __init__(self, data: Data, split: str):
+        self._data, self._split = data, split
+        self.shape = (len(data.records(split)), data.basis.num_vertices, 3)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | Int[np.ndarray, "mesh"]) -> Float[np.ndarray, "mesh vertex 3"]:
+        return _read(self._data, self._split, "vertices", np.arange(len(self))[rows], self.shape[1:])
+
+
+def _read(data: Data, split: str, name: str, indices: Int[np.ndarray, "mesh"], shape: tuple[int, ...]) -> np.ndarray:
+    """The first rows of an array of each of some meshes. Raises ValueError naming a mesh that is not finite."""
+    examples, found = data.records(split), np.empty((len(indices), *shape), np.float32)
+    read = getattr(examples, name, None)  # most splits read an array alone faster than whole examples
+    meshes = read(indices) if read else (getattr(examples[int(index)], name) for index in indices)
+    for index, row, mesh in zip(indices, found, meshes, strict=True):
+        if mesh is None:
+            raise ValueError(f"{data.path}: mesh {index} of the {split} split has no {name}")
+        row[:] = mesh[: len(row)]
+    wrong = ~np.isfinite(found.sum(axis=(1, 2)))  # also where finite values add up to infinity: look closer
+    for index in indices[wrong & ~np.isfinite(found).all(axis=(1, 2))]:
+        raise ValueError(
+            f"{data.path}: mesh {index} of the {split} split ({examples[int(index)].file}) has values "
+            "that are not finite"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class LazySplit:
+    """What `Split` holds, read when it is asked for: nothing but the identities is kept in memory."""
+
+    data: Data
+    split: str
+    num_modes: int
+    progress: Progress = SILENT
+
+    @property
+    def coefficients(self) -> LazyCoefficients:
+        return LazyCoefficients(self.data, self.split, self.num_modes, self.progress)
+
+    @functools.cached_property
+    def vertices(self) -> LazyVertices | None:
+        """None when the first mesh has none."""
+        return None if self.data.records(self.split)[0].vertices is None else LazyVertices(self.data, self.split)
+
+    @functools.cached_property
+    def identities(self) -> list[str]:
+        return read_identities(self.data, self.split, self.progress)
+
+
+def read_identities(data: Data, split: str, progress: Progress = SILENT) -> list[str]:
+    """The identity of each mesh of a split."""
+    examples, found = data.records(split), []
+    for start in track(range(0, len(examples), CHUNK), progress, f"reading identities of {split}"):
+        rows = range(start, min(start + CHUNK, len(examples)))
+        if isinstance(examples, Records):
+            found += examples.identities(np.array(rows))
+        else:
+            labels = getattr(examples, "labels", None)  # of the published layouts: without the arrays
+            found += [labels(row)[0] if labels else examples[row].identity for row in rows]
+    return found
 
 
 class MirroredCoefficients:
@@ -127,8 +200,7 @@ class HeldOut(NamedTuple):
 
 def hold_out(data: Data, count: int, seed: int, progress: Progress = SILENT) -> HeldOut:
     """Draw `count` identities of the train split. Raises ValueError unless others are left."""
-    examples = data.records("train")
-    owners = np.array([examples[i].identity for i in track(range(len(examples)), progress, "reading identities")])
+    owners = np.array(read_identities(data, "train", progress))
     names = np.unique(owners)
     if count >= len(names):
         raise ValueError(f"{data.path}: {count} identities to hold out, the train split has {len(names)}")

@@ -109,16 +109,35 @@ class Records(Sequence):
 
     def coefficients(self, indices: Int[np.ndarray, "mesh"]) -> Iterator[Float[np.ndarray, "freq 3"]]:
         """Read the coefficients of meshes, several times as fast as whole examples."""
+        return self._arrays(indices, "coefficients", self._basis.num_modes)
+
+    def vertices(self, indices: Int[np.ndarray, "mesh"]) -> Iterator[Float[np.ndarray, "vertex 3"] | None]:
+        """Read the vertices of meshes as fast; None for a mesh without."""
+        return self._arrays(indices, "vertices", self._basis.num_vertices)
+
+    def _arrays(self, indices: Int[np.ndarray, "mesh"], name: str, count: int) -> Iterator[Any]:
+        for index, found in self._find(indices, name):
+            if found is not None and len(found) == 12 * count:
+                yield np.frombuffer(found, "<f4").reshape(-1, 3)
+            else:
+                yield getattr(self[index], name)  # reads what is written otherwise, and names what is wrong
+
+    def identities(self, indices: Int[np.ndarray, "mesh"]) -> Iterator[str]:
+        """Read the identities of meshes as fast."""
+        for index, found in self._find(indices, "identity"):
+            try:
+                yield str(found or b"\xff", "utf-8")
+            except UnicodeDecodeError:  # read as above
+                yield self[index].identity
+
+    def _find(self, indices: Int[np.ndarray, "mesh"], name: str) -> Iterator[tuple[int, memoryview | None]]:
+        """Indices and what `tf_example.find_bytes` finds in their records."""
         try:
             raw = self._source.data_source.__getitems__(indices.tolist())
         except Exception:  # array_record raises its own: read one by one, which names the first that is unreadable
             raw = [b""] * len(indices)
         for index, record in zip(indices.tolist(), raw, strict=True):
-            found = tf_example.find_bytes(record, b"coefficients")
-            if found is not None and len(found) == 12 * self._basis.num_modes:
-                yield np.frombuffer(found, "<f4").reshape(-1, 3)
-            else:
-                yield self[index].coefficients  # reads what is written otherwise, and names what is wrong
+            yield index, tf_example.find_bytes(record, name.encode())
 
 
 def check_features(path: Path) -> None:

@@ -10,7 +10,7 @@ import re
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,6 +124,10 @@ class TarSplit(Sequence):
         vertices = None if self._num_vertices is None else self._tensor(int(index), "vertices.pth")
         return Example(coefficients, vertices, *self.labels(int(index)))
 
+    def coefficients(self, indices: Int[np.ndarray, "mesh"]) -> Iterator[Float[np.ndarray, "freq 3"]]:
+        """Read the coefficients of meshes alone."""
+        return (self._tensor(index, "coeffs.pth")[: self.num_modes] for index in indices.tolist())
+
     def labels(self, index: int) -> tuple[str, str, str, int, str]:
         """Identity, dataset, file, frame and gender of a mesh."""
         content, where = self._read(index, "infos.json")
@@ -184,11 +188,16 @@ class ArraySplit(Sequence):
     def __getitem__(self, index):
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path}: no mesh {index}, the split has {len(self)}")
-        coefficients = _finite(self._coefficients[index, : self.num_modes], f"{self.path}: mesh {index}")
+        (coefficients,) = self.coefficients(np.array([index]))
         vertices = self._vertices
         if vertices is not None:
             vertices = _finite(vertices[index], f"{self._vertices_path}: mesh {index}")
         return Example(coefficients, vertices, *self._labels[index])
+
+    def coefficients(self, indices: Int[np.ndarray, "mesh"]) -> Iterator[Float[np.ndarray, "freq 3"]]:
+        """Read the coefficients of meshes alone."""
+        for index in indices.tolist():
+            yield _finite(self._coefficients[index, : self.num_modes], f"{self.path}: mesh {index}")
 
     def labels(self, index: int) -> tuple[str, str, str, int, str]:
         """Identity, dataset, file, frame and gender of a mesh."""

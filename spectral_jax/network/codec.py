@@ -18,6 +18,7 @@ from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.network import networks
 from spectral_jax.network.networks import Network
+from spectral_jax.network.principal import Rows
 
 BATCH = 64  # meshes in a batch; 16 to 64 are within 30 % on two CPU cores, and a GPU needs many
 AHEAD = 2  # batches that are computed while an earlier one is fetched
@@ -81,7 +82,7 @@ class Codec:
             raise ValueError(f"the run {NO_BASIS}")
         return self.basis
 
-    def encode(self, coefficients: Iterable) -> Float[np.ndarray, "mesh latent"]:
+    def encode(self, coefficients: Iterable | Rows) -> Float[np.ndarray, "mesh latent"]:
         """Latents of coefficients (mesh, freq, 3)."""
         return self._gather(encode_batch, coefficients, (self.model.config.latent_size,))
 
@@ -97,11 +98,11 @@ class Codec:
         """Vertices in metres of latents (mesh, latent)."""
         return self._gather(decode_vertices_batch, latents, (self.require_basis().num_vertices, 3))
 
-    def reconstruct(self, coefficients: Iterable) -> Float[np.ndarray, "mesh vertex 3"]:
+    def reconstruct(self, coefficients: Iterable | Rows) -> Float[np.ndarray, "mesh vertex 3"]:
         """Vertices in metres of coefficients (mesh, freq, 3) after encoding and decoding."""
         return self._gather(reconstruct_batch, coefficients, (self.require_basis().num_vertices, 3))
 
-    def stream(self, function: Callable[[Codec, Array], Array], rows: Iterable) -> Iterator[np.ndarray]:
+    def stream(self, function: Callable[[Codec, Array], Array], rows: Iterable | Rows) -> Iterator[np.ndarray]:
         """Apply `decode_batch` or another such function to rows, and yield the results batch by batch."""
         size, under_way = 1, deque()
         for batch in _batches(rows):
@@ -118,7 +119,7 @@ class Codec:
         for result, count in under_way:
             yield np.asarray(result)[:count]
 
-    def _gather(self, function: Callable, rows: Iterable, shape: tuple[int, ...]) -> np.ndarray:
+    def _gather(self, function: Callable, rows: Iterable | Rows, shape: tuple[int, ...]) -> np.ndarray:
         return np.concatenate([np.empty((0, *shape), np.float32), *self.stream(function, rows)])
 
 
@@ -166,11 +167,12 @@ def reconstruct_batch(codec: Codec, coefficients: Float[Array, "batch freq 3"]) 
     return decode_vertices_batch(codec, encode_batch(codec, coefficients))
 
 
-def _batches(rows: Iterable) -> Iterator[np.ndarray]:
-    """Yield arrays of up to BATCH rows, float32. A memory map is read batch by batch."""
-    if isinstance(rows, np.ndarray | jax.Array):
-        array = np.asarray(rows)
-        yield from (np.asarray(array[start : start + BATCH], np.float32) for start in range(0, len(array), BATCH))
+def _batches(rows: Iterable | Rows) -> Iterator[np.ndarray]:
+    """Yield arrays of up to BATCH rows, float32. What is on disk is read batch by batch."""
+    if isinstance(rows, jax.Array):
+        rows = np.asarray(rows)
+    if isinstance(rows, Rows):
+        yield from (np.asarray(rows[start : start + BATCH], np.float32) for start in range(0, len(rows), BATCH))
         return
     rows = iter(rows)
     while chunk := list(islice(rows, BATCH)):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,7 @@ from jaxtyping import Array, Float
 
 from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
-from spectral_jax.data import dataset
-from spectral_jax.data.coefficients import LazyCoefficients
+from spectral_jax.data.coefficients import LazyCoefficients, LazySplit
 from spectral_jax.data.dataset import Data, Split
 from spectral_jax.data.open import open_data
 from spectral_jax.data.recipes import DEMO_DATA
@@ -66,25 +67,15 @@ def evaluate(
     `evaluate_split` do, and when there is no such split.
     """
     opened = open_run(run, data, progress=progress)
-    examples = opened.data.records(split)
-    baselines = baselines or find_baselines(opened)
-    if examples[0].vertices is None:  # before the train split is read
+    meshes = LazySplit(opened.data, split, opened.num_modes)
+    if meshes.vertices is None:  # before the train split is read
         raise ValueError(NO_VERTICES)
+    baselines = baselines or find_baselines(opened)
     fitted = None
     if baselines:
         train = LazyCoefficients(baselines, "train", opened.num_modes, progress)
         fitted = principal.fit(train, opened.run.config.model.latent_size)
-
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        starts = range(0, len(examples), VALIDATION_BATCH)
-        for start in track(starts, progress, f"evaluating {split}"):
-            rows = range(start, min(start + VALIDATION_BATCH, len(examples)))
-            batch = dataset.read_split(opened.data, split, opened.num_modes, rows)
-            if batch.vertices is None or len(batch.vertices) < len(rows):
-                raise ValueError(NO_VERTICES)
-            yield batch.coefficients, batch.vertices
-
-    return _summarise(opened.codec, fitted, batches())
+    return _summarise(opened.codec, fitted, read_batches(meshes, opened.num_modes, progress))
 
 
 def evaluate_split(run: Run, basis: SpectralBasis, train: Split | None, split: Split) -> Summary:
@@ -97,11 +88,20 @@ def evaluate_split(run: Run, basis: SpectralBasis, train: Split | None, split: S
     if not len(split.vertices):
         raise ValueError("the split has no meshes (0)")
     spectral.check_same(run.require_basis(), basis, (f"the basis of {run.path}", "that of the data"))
-    model, vertices = run.config.model, split.vertices
+    model = run.config.model
     fitted = None if train is None else principal.fit(train.coefficients[:, : model.modes], model.latent_size)
-    ends = [(start, start + VALIDATION_BATCH) for start in range(0, len(vertices), VALIDATION_BATCH)]
-    batches = ((split.coefficients[start:end, : model.modes], vertices[start:end]) for start, end in ends)
-    return _summarise(Codec.of(run), fitted, batches)
+    return _summarise(Codec.of(run), fitted, read_batches(split, model.modes))
+
+
+def read_batches(
+    split: Split | LazySplit, num_modes: int, progress: Progress = SILENT
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Coefficients and vertices of the meshes of a split that has vertices, batch by batch."""
+    coefficients, vertices = split.coefficients, split.vertices
+    assert vertices is not None
+    for start in track(range(0, len(coefficients), VALIDATION_BATCH), progress, "measuring"):
+        rows = slice(start, start + VALIDATION_BATCH)
+        yield coefficients[rows][:, :num_modes], vertices[rows]
 
 
 def find_baselines(opened: OpenedRun) -> Data | None:
@@ -122,48 +122,84 @@ def find_baselines(opened: OpenedRun) -> Data | None:
     return opened.data if "train" in opened.data.splits else None
 
 
+class Baselines(NamedTuple):
+    """Principal components that a network is compared with; the mean is that of the train split.
+
+    Attributes:
+      fitted: the components in coefficients.
+      displacements: the same in vertices, metres.
+    """
+
+    fitted: Principal
+    displacements: Principal
+
+    @classmethod
+    def of(cls, fitted: Principal, basis: SpectralBasis) -> Baselines:
+        """Both, on the device."""
+        mean, components = (np.asarray(spectral.reconstruct(basis, part)) for part in fitted[:2])
+        return jax.device_put(cls(fitted, Principal(mean, components, fitted.deviations)))
+
+
 def _summarise(codec: Codec, fitted: Principal | None, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Summary:
     """The summary of a network, and of the basis, the mean shape and PCA, on batches of coefficients and vertices."""
-    displacements = None
-    if fitted is not None:
-        basis = codec.require_basis()
-        mean, components = (np.asarray(spectral.reconstruct(basis, part)) for part in fitted[:2])
-        displacements = Principal(mean, components, fitted.deviations)
-        fitted, displacements = jax.device_put((fitted, displacements))
-    found, size = [], 1
+    baselines = None if fitted is None else Baselines.of(fitted, codec.require_basis())
+    found = [errors_mm.T for errors_mm in map_padded(functools.partial(_batch_errors_mm, codec, baselines), batches)]
+    network, *others = np.concatenate(found, axis=1)
+    means = [summarise(errors_mm).mean_mm for errors_mm in others]
+    return Summary(**summarise(network)._asdict(), count=len(network), **dict(zip(BASELINES, means, strict=False)))
+
+
+def map_padded(
+    function: Callable[[np.ndarray, np.ndarray], Any], batches: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> Iterator[Any]:
+    """Map a compiled function over batches of coefficients and vertices; yields its results, on the host.
+
+    Each array that it returns has a leading axis of meshes. One batch is computed while the next is read.
+    """
+    under_way, size = None, 1
+
+    def fetched(result: Any, count: int) -> Any:
+        return jax.tree.map(lambda array: np.asarray(array)[:count], result)
+
     for coefficients, vertices in batches:
         count = len(coefficients)
         size = max(size, 1 << (count - 1).bit_length())  # pad a smaller last batch rather than compile for it
         padding = [(0, size - count), (0, 0), (0, 0)]
-        padded = (np.pad(array, padding) for array in (coefficients, vertices))
-        found.append(_batch_errors_mm(codec, fitted, displacements, *padded)[:, :count])
-        if len(found) > 1:
-            found[-2] = np.asarray(found[-2])  # one batch is computed while the next is read
-    network, *others = np.concatenate(found, axis=1)
-    means = [summarise(errors_mm).mean_mm for errors_mm in others]
-    return Summary(**summarise(network)._asdict(), count=len(network), **dict(zip(BASELINES, means, strict=False)))
+        result = function(np.pad(coefficients, padding), np.pad(vertices, padding))
+        if under_way:
+            yield fetched(*under_way)
+        under_way = result, count
+    if under_way:
+        yield fetched(*under_way)
 
 
 @jax.jit
 @jax.default_matmul_precision("highest")
 def _batch_errors_mm(
     codec: Codec,
-    fitted: Principal | None,
-    displacements: Principal | None,
+    baselines: Baselines | None,
     coefficients: Float[Array | np.ndarray, "batch freq 3"],
     vertices: Float[Array | np.ndarray, "batch vertex 3"],
-) -> Float[Array, "method batch"]:
-    """Mean vertex error of each mesh by the network, the basis alone and, given principal components, mean and PCA.
+) -> Float[Array, "batch method"]:
+    """Mean vertex error of each mesh by each method of `method_errors_mm`."""
+    decoded = decode_batch(codec, encode_batch(codec, coefficients))
+    errors = method_errors_mm(codec.require_basis(), baselines, coefficients, decoded, vertices)
+    return jnp.stack([errors_mm.mean(axis=1) for errors_mm in errors], axis=1)
 
-    `displacements` are the components as displacements of vertices.
-    """
-    basis = codec.require_basis()
-    both = jnp.concatenate([decode_batch(codec, encode_batch(codec, coefficients)), coefficients])
-    found = [*jnp.split(spectral.reconstruct(basis, both), 2)]
-    if fitted is not None and displacements is not None:
-        scores = principal.project(fitted, coefficients)
-        found += [principal.reconstruct(displacements, x) for x in (scores[:, :0], scores)]
-    return jnp.stack([vertex_errors_mm(x, vertices).mean(axis=1) for x in found])
+
+def method_errors_mm(
+    basis: SpectralBasis,
+    baselines: Baselines | None,
+    coefficients: Float[Array | np.ndarray, "batch freq 3"],
+    decoded: Float[Array, "batch freq 3"],
+    vertices: Float[Array | np.ndarray, "batch vertex 3"],
+) -> list[Float[Array, "batch vertex"]]:
+    """Vertex errors by the network, the basis alone and, given baselines, by the mean shape and PCA."""
+    found = [*jnp.split(spectral.reconstruct(basis, jnp.concatenate([decoded, coefficients])), 2)]
+    if baselines is not None:
+        scores = principal.project(baselines.fitted, coefficients)
+        found += [principal.reconstruct(baselines.displacements, x) for x in (scores[:, :0], scores)]
+    return [vertex_errors_mm(x, vertices) for x in found]
 
 
 def titles(runs: Sequence[Run]) -> list[str]:

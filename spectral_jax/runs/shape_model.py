@@ -18,13 +18,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from spectral_jax.data import dataset
+from spectral_jax.data.coefficients import LazySplit, truncate
 from spectral_jax.data.dataset import Split
 from spectral_jax.files.progress import SILENT, Progress, track
 from spectral_jax.geometry.metrics import summarise, vertex_errors_mm
 from spectral_jax.network import codec as codecs
 from spectral_jax.network import density, principal
 from spectral_jax.network.codec import Codec
-from spectral_jax.network.principal import Principal
+from spectral_jax.network.principal import Principal, Rows
 from spectral_jax.runs.evaluate import spatial_errors_mm
 from spectral_jax.runs.opened import OpenedRun
 
@@ -63,7 +64,7 @@ class ShapeModels:
 
 def measure(
     codec: Codec,
-    train: Split,
+    train: Split | LazySplit,
     test: Split,
     sizes: Sequence[int] = SIZES,
     count: int = NUM_SAMPLES,
@@ -71,11 +72,12 @@ def measure(
 ) -> ShapeModels:
     """Measure a network, and PCA of the same train split; the random meshes are `count` of each density.
 
-    The test meshes of identities of the train split are left out, and so are sizes that PCA cannot have. Raises
-    ValueError when no test mesh is left, when the test split has no vertices, and for under 2 train meshes.
+    The test meshes of identities of the train split are left out, and so are sizes that PCA cannot have. A lazy train
+    split is read block by block, several times. Raises ValueError when no test mesh is left, when the test split has no
+    vertices, and for under 2 train meshes.
     """
     basis, size = codec.require_basis(), codec.model.config.latent_size
-    modes, coefficients = jnp.asarray(basis.modes), train.coefficients[:, : basis.num_modes]
+    modes, coefficients = jnp.asarray(basis.modes), truncate(train.coefficients, basis.num_modes)
     unseen, vertices = _unseen(train, test)
     unseen, vertices = jnp.asarray(unseen[:, : basis.num_modes]), jnp.asarray(vertices)
     total = total_variance(coefficients)
@@ -110,12 +112,12 @@ def measure(
 def measure_run(opened: OpenedRun, split: str = "test", progress: Progress = SILENT) -> ShapeModels:
     """Measure an opened run on a split. Raises ValueError as `measure` does, and when there is no such split."""
     opened.data.records(split)  # before the train split is read
-    read = functools.partial(dataset.read_split, opened.data, num_modes=opened.num_modes, progress=progress)
-    train, test = read("train"), read(split)
+    train = LazySplit(opened.data, "train", opened.num_modes, progress)
+    test = dataset.read_split(opened.data, split, opened.num_modes, progress=progress)
     return measure(opened.codec, train, test, progress=progress)
 
 
-def _unseen(train: Split, test: Split) -> tuple[np.ndarray, np.ndarray]:
+def _unseen(train: Split | LazySplit, test: Split) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients and vertices of the test meshes whose identities the train split does not have."""
     if test.vertices is None:
         raise ValueError("this split has no original vertices to compare with: measure on the test split")
@@ -131,13 +133,16 @@ def _unseen(train: Split, test: Split) -> tuple[np.ndarray, np.ndarray]:
     return test.coefficients[rows], test.vertices[rows]
 
 
-def total_variance(rows: Float[np.ndarray, "mesh *shape"]) -> float:
+def total_variance(rows: Rows) -> float:
     """Sum of the variances of all numbers of rows (over n - 1). Raises ValueError for under 2 rows."""
     if len(rows) < 2:
         raise ValueError(f"a variance needs at least 2 meshes, not {len(rows)}")
-    mean, squares = rows.mean(axis=0, dtype=np.float64).astype(np.float32), 0.0
-    for start in range(0, len(rows), BLOCK):
-        squares += float(np.square(rows[start : start + BLOCK] - mean[None]).sum(dtype=np.float64))
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
+    total = np.zeros(rows.shape[1:])
+    for block in blocks:
+        total += rows[block].sum(axis=0, dtype=np.float64)
+    mean = (total / len(rows)).astype(np.float32)
+    squares = sum(float(np.square(rows[block] - mean[None]).sum(dtype=np.float64)) for block in blocks)
     return squares / (len(rows) - 1)
 
 
@@ -147,7 +152,7 @@ def pca_compactness(fitted: Principal, total: float) -> list[float]:
     return [1.0] * len(variances) if total == 0 else (variances.cumsum() / total).tolist()
 
 
-def compactness(rows: Float[np.ndarray, "mesh *shape"], reconstructed: Iterable[np.ndarray]) -> float:
+def compactness(rows: Rows, reconstructed: Iterable[np.ndarray]) -> float:
     """Share of the variance of rows that is left in their reconstructions, which come in batches in their order.
 
     It is 1 minus the squared errors over the squared distances to the mean: negative when the mean is better. Raises
@@ -180,7 +185,7 @@ def pca_generalisation_mm(
 def specificity_mm(
     modes: Float[Array | np.ndarray, "vertex freq"],
     samples: Float[Array | np.ndarray, "sample freq 3"],
-    train: Float[np.ndarray, "train freq 3"],
+    train: Rows,
     candidates: int = NUM_CANDIDATES,
     progress: Progress = SILENT,
 ) -> float:
@@ -210,7 +215,7 @@ def specificity_mm(
     return float(apart_mm.reshape(rows.shape).min(axis=1).mean(dtype=np.float64))
 
 
-def _nearest(samples: Array, train: np.ndarray, count: int, progress: Progress) -> Int[np.ndarray, "sample candidate"]:
+def _nearest(samples: Array, train: Rows, count: int, progress: Progress) -> Int[np.ndarray, "sample candidate"]:
     """Indices of the `count` train meshes nearest to each sample in coefficients."""
     centre = samples.mean(axis=0)  # squares of distances to it cancel fewer digits than those to the origin
     nearest, rows = np.full((len(samples), 0), np.inf, np.float32), np.zeros((len(samples), 0), np.int64)

@@ -9,7 +9,7 @@ from helpers import write_2026
 import spectral_jax as sj
 from spectral_jax.basis import mirror
 from spectral_jax.data import coefficients, dataset
-from spectral_jax.data.coefficients import LazyCoefficients, MirroredCoefficients
+from spectral_jax.data.coefficients import LazyCoefficients, LazySplit, LazyVertices, MirroredCoefficients
 from spectral_jax.network import principal
 from spectral_jax.network.config import ModelConfig
 from spectral_jax.training.config import TrainConfig
@@ -35,6 +35,18 @@ def test_any_index_is_that_of_the_array(data, whole):
     for rows in (slice(None), slice(3, 9), slice(40, 400), slice(0, 0), np.array([5, 0, 5, 43])):
         np.testing.assert_array_equal(lazy[rows], whole[rows, :20])
     np.testing.assert_array_equal(coefficients.read(lazy, range(4, 40)), whole[4:40, :20])
+
+
+def test_a_split_on_disk_is_the_one_in_memory(data):
+    lazy, held = LazySplit(data, "test", 20), dataset.read_split(data, "test")
+    assert lazy.identities == held.identities
+    for rows in (slice(2, 100), slice(0, 0), np.array([8, 0])):
+        np.testing.assert_array_equal(lazy.vertices[rows], held.vertices[rows])
+        np.testing.assert_array_equal(lazy.coefficients[rows], held.coefficients[rows, :20])
+    np.testing.assert_array_equal(coefficients.truncate(lazy.coefficients, 5)[:], held.coefficients[:, :5])
+    assert LazySplit(data, "train", 20).vertices is None
+    with pytest.raises(ValueError, match="mesh 3 of the train split has no vertices"):
+        LazyVertices(data, "train")[3:4]
 
 
 def test_principal_components_need_no_array(data, whole):

@@ -18,10 +18,12 @@ from spectral_jax.basis import spectral
 from spectral_jax.bodies import regions
 from spectral_jax.bodies.smplh import demo_body_path, load_body
 from spectral_jax.cli import main
-from spectral_jax.data import dataset, writer
+from spectral_jax.data import coefficients, dataset, writer
+from spectral_jax.data.coefficients import LazySplit
 from spectral_jax.data.dataset import Split
 from spectral_jax.files import safe_files
 from spectral_jax.geometry.metrics import summarise
+from spectral_jax.network import principal
 from spectral_jax.network.autoencoder import SpectralAutoencoder, init_params
 from spectral_jax.network.config import ModelConfig
 from spectral_jax.report import document, measurements, plots
@@ -195,6 +197,23 @@ def test_regions_bands_and_the_way(splits):
     start, end = found.path.rows
     np.testing.assert_allclose(found.path.vertices[[0, -1]], modes @ decoded[[start, end]], atol=1e-5)
     np.testing.assert_allclose(found.path.ends, modes @ test.coefficients[[start, end], :20], atol=1e-5)
+
+
+def test_splits_on_disk_give_the_same_and_are_read_in_batches(splits, monkeypatch):
+    data, train, test = splits
+    read, most = coefficients._read, []
+    monkeypatch.setattr(coefficients, "_read", lambda *args: most.append(len(args[3])) or read(*args))
+    monkeypatch.setattr(evaluate, "VALIDATION_BATCH", 4)
+    monkeypatch.setattr(measurements, "NUM_LATENTS", 5)
+    monkeypatch.setattr(principal, "BLOCK", 5)
+    monkeypatch.setattr(principal, "SAMPLE_BYTES", 0)  # at least 4 meshes a component
+    run, region_of = untrained(data.basis, 1), np.arange(162) % 3
+    held = measurements.measure_run(run, train, test, region_of)
+    assert not most
+    lazy = measurements.measure_run(run, *(LazySplit(data, name, 20) for name in ("train", "test")), region_of)
+    jax.tree.map(np.testing.assert_array_equal, lazy, held)
+    assert len(lazy.latents.test) == len(lazy.latents.train) == 5
+    assert max(most) == 5
 
 
 def test_one_mesh_and_one_number_are_enough(splits):

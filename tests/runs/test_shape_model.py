@@ -6,8 +6,10 @@ import pytest
 from helpers import Counted
 from rounding import rounding
 
-from spectral_jax.basis.spectral import SpectralBasis
+from spectral_jax.basis.spectral import SpectralBasis, truncate
+from spectral_jax.data import coefficients, dataset
 from spectral_jax.data.dataset import Split
+from spectral_jax.network import codec as codecs
 from spectral_jax.network import density, principal
 from spectral_jax.network.autoencoder import SpectralAutoencoder, init_params
 from spectral_jax.network.codec import Codec
@@ -123,3 +125,21 @@ def test_a_network_and_pca_are_measured_alike():
         shape_model.measure(codec, Split(train, None, names), split._replace(identities=["seen"] * 20))
     with pytest.raises(ValueError, match="no original vertices"):
         shape_model.measure(codec, Split(train, None, names), split._replace(vertices=None))
+
+
+def test_a_train_split_on_disk_is_read_in_blocks(data_folder, monkeypatch):
+    data = dataset.open_prepared(data_folder)
+    config = ModelConfig(modes=20, latent_size=3)
+    codec = Codec(SpectralAutoencoder(config), init_params(config, jax.random.key(0)), truncate(data.basis, 20))
+    for module, name, value in ((shape_model, "BLOCK", 8), (codecs, "BATCH", 8), (shape_model, "PAIRS", 8)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(principal, "BLOCK", 8)
+    monkeypatch.setattr(principal, "SAMPLE_BYTES", 0)  # at least 4 meshes a component
+    read, most = coefficients._read, []
+    monkeypatch.setattr(coefficients, "_read", lambda *args: most.append(len(args[3])) or read(*args))
+    train, test = (dataset.read_split(data, name) for name in ("train", "test"))
+    held = shape_model.measure(codec, train, test, [1, 2], count=6)
+    assert not most
+    lazy = shape_model.measure(codec, coefficients.LazySplit(data, "train", 20), test, [1, 2], count=6)
+    assert lazy == held
+    assert max(most) == 4 * 3
