@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from spectral_jax.commands.console import Bars, console
+from spectral_jax.commands.console import Bars, console, shown_warnings
 from spectral_jax.commands.dataset import data_source, ensure_demo_data, open_data
 from spectral_jax.commands.evaluate import Eval
 from spectral_jax.commands.report import Report
@@ -144,6 +144,7 @@ class Train:
         start = {"resume": self.resume, "overwrite": self.overwrite, "placement": self.placement}
         with (
             Bars() as bars,
+            shown_warnings(),
             train.opened_run(folder, config, data, **start, storage=self.storage, progress=bars) as fit_data,
             Signals(bars) as signals,
         ):

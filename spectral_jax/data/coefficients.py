@@ -8,13 +8,15 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
+from numpy.typing import DTypeLike
 
 from spectral_jax.basis import mirror, spectral
 from spectral_jax.basis.mirror import Mirror
 from spectral_jax.data.dataset import Data, Records
 from spectral_jax.files.progress import SILENT, Progress, track
 from spectral_jax.geometry.sampling import evenly_spaced
+from spectral_jax.network.principal import Rows
 
 CHUNK = 1024  # meshes read at a time
 MEAN_OF = 1024  # meshes whose mean shape tells left from right
@@ -69,18 +71,19 @@ def truncate(
 class LazyVertices:
     """Vertices (mesh, vertex, 3) of a split, float32, metres; nothing is kept in memory.
 
-    Indices and errors are those of `LazyCoefficients`; a mesh without vertices is one.
+    `meshes`, indices and errors are those of `LazyCoefficients`; a mesh without vertices is an error.
     """
 
-    def __init__(self, data: Data, split: str):
+    def __init__(self, data: Data, split: str, meshes: Int[np.ndarray, "mesh"] | None = None):
         self._data, self._split = data, split
-        self.shape = (len(data.records(split)), data.basis.num_vertices, 3)
+        self._meshes = np.arange(len(data.records(split))) if meshes is None else meshes
+        self.shape = (len(self._meshes), data.basis.num_vertices, 3)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | Int[np.ndarray, "mesh"]) -> Float[np.ndarray, "mesh vertex 3"]:
-        return _read(self._data, self._split, "vertices", np.arange(len(self))[rows], self.shape[1:])
+        return _read(self._data, self._split, "vertices", self._meshes[rows], self.shape[1:])
 
 
 def _read(data: Data, split: str, name: str, indices: Int[np.ndarray, "mesh"], shape: tuple[int, ...]) -> np.ndarray:
@@ -209,9 +212,9 @@ def hold_out(data: Data, count: int, seed: int, progress: Progress = SILENT) -> 
     return HeldOut(chosen.tolist(), np.flatnonzero(~held), np.flatnonzero(held))
 
 
-def read(rows: LazyCoefficients | MirroredCoefficients, chosen: range) -> Float[np.ndarray, "mesh freq 3"]:
+def read(rows: Rows, chosen: range, dtype: DTypeLike = np.float32) -> Shaped[np.ndarray, "mesh *row"]:
     """Read consecutive rows into memory, block by block."""
-    coefficients = np.empty((len(chosen), *rows.shape[1:]), np.float32)
+    coefficients = np.empty((len(chosen), *rows.shape[1:]), dtype)
     for start in range(0, len(chosen), CHUNK):
         block = coefficients[start : start + CHUNK]
         block[:] = rows[chosen.start + start : chosen.start + start + len(block)]

@@ -57,13 +57,13 @@ class Snapshots:
         basis: Any = self._basis
         constants = jax.device_put(self._constants)
         codec = Codec(networks.build(self._model), params, jax.device_put(basis), constants)
-        coefficients = self._coefficients()
-        latents = codec.encode(coefficients[_spread(len(coefficients), MAX_LATENTS)])
-        chosen = _spread(len(coefficients), self._pictures)
+        count = len(self._data.test_vertices)
+        latents = codec.encode(self._coefficients(_spread(count, MAX_LATENTS)))
+        chosen = _spread(count, self._pictures)
         if not (len(chosen) and render.available()):
             return latents, None
-        originals = np.asarray(self._data.test_vertices)[chosen]
-        reconstructed = codec.reconstruct(coefficients[chosen])
+        originals = np.asarray(self._data.test_vertices[chosen])
+        reconstructed = codec.reconstruct(self._coefficients(chosen))
         errors_mm, faces = np.asarray(vertex_errors_mm(reconstructed, originals)), np.asarray(basis.faces)
         columns = []
         for original, mesh, mm in zip(originals, reconstructed, errors_mm, strict=True):
@@ -72,12 +72,12 @@ class Snapshots:
             columns.append(np.concatenate(both))
         return latents, np.concatenate(columns, axis=1)
 
-    def _coefficients(self) -> np.ndarray:
-        """Coefficients of the test meshes: those of a residual network's data are scores."""
+    def _coefficients(self, chosen: np.ndarray) -> np.ndarray:
+        """Coefficients of some test meshes: those of a residual network's data are scores."""
+        rows = np.asarray(self._data.test_coefficients[chosen])
         if self._constants is None:
-            return np.asarray(self._data.test_coefficients)
-        scores = np.asarray(self._data.test_coefficients)[:, :-1]
-        return np.asarray(principal.reconstruct(residual.principal_of(self._constants), scores))
+            return rows
+        return np.asarray(principal.reconstruct(residual.principal_of(self._constants), rows[:, :-1]))
 
 
 def _spread(count: int, most: int) -> np.ndarray:

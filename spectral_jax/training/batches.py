@@ -7,6 +7,7 @@ record files (`StreamedData`).
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, get_args
 
@@ -43,14 +44,15 @@ class StreamedData(NamedTuple):
 class FitData(NamedTuple):
     """What `fit` trains and validates on, with the network's number of modes; float32 and metres.
 
-    For the residual network, `training.scores` turns the coefficients into scores, and the modes into the principal
+    Test meshes that are `Rows` stay on disk and are read at every validation. For the residual network,
+    `training.scores` turns the coefficients into scores, and the modes into the principal
     directions as displacements of vertices.
     """
 
     train_coefficients: Float[Array | np.ndarray, "mesh *row"] | DeviceData | StreamedData
     modes: Float[Array | np.ndarray, "vertex freq"] | Principal
-    test_coefficients: Float[Array | np.ndarray, "mesh *row"]
-    test_vertices: Float[Array | np.ndarray, "mesh vertex 3"]
+    test_coefficients: Float[Array | np.ndarray, "mesh *row"] | Rows
+    test_vertices: Float[Array | np.ndarray, "mesh vertex 3"] | Rows
 
     @property
     def num_meshes(self) -> int:
@@ -95,10 +97,29 @@ def epoch_order(
 
 
 def resident(
-    coefficients: Float[np.ndarray, "mesh *row"], count: int, device_mesh: Mesh, storage: Storage
+    coefficients: Float[np.ndarray, "mesh *row"] | Rows, count: int, device_mesh: Mesh, storage: Storage
 ) -> DeviceData:
-    """Place `count` meshes on every device; this process passes its `devices.local_rows` of them."""
-    return DeviceData(devices.all_gather(np.asarray(coefficients, storage_dtype(storage)), count, device_mesh))
+    """Place `count` meshes on every device, slab by slab: nothing else holds more than a slab of what stays on disk.
+
+    Of several processes each passes its `devices.local_rows` of them, in memory.
+    """
+    dtype = storage_dtype(storage)
+    if jax.process_count() > 1:
+        return DeviceData(devices.all_gather(np.asarray(coefficients, dtype), count, device_mesh))
+    shape = (count, *coefficients.shape[1:])
+    everywhere = NamedSharding(device_mesh, PartitionSpec())
+    whole = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=everywhere)()
+    size = max(1, BLOCK_BYTES // (4 * math.prod(shape[1:])))
+    for start in range(0, count, size):
+        slab = np.asarray(coefficients[start : start + size]).astype(dtype, copy=False)
+        whole = _put(whole.block_until_ready(), devices.replicate(slab, device_mesh), start)
+    return DeviceData(whole)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put(whole: Array, slab: Array, start: Int[Array, ""] | int) -> Array:
+    """Write a slab into its place."""
+    return jax.lax.dynamic_update_slice_in_dim(whole, slab, start, axis=0)
 
 
 def blocks(

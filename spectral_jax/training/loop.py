@@ -20,7 +20,9 @@ from spectral_jax.training.config import Storage, TrainConfig
 from spectral_jax.training.dispatch import ResidentDispatcher, StreamDispatcher, TrainContext
 from spectral_jax.training.schedule import learning_rates, step_plateau
 from spectral_jax.training.state import EpochMetrics, TrainingProgress, TrainState, init_progress
-from spectral_jax.training.step import validate
+from spectral_jax.training.step import VALIDATION_BATCH, validate
+
+SLAB = 8 * VALIDATION_BATCH  # test meshes that are read at a time where they do not fit into memory
 
 
 class TrainingUpdate(NamedTuple):
@@ -57,8 +59,9 @@ def fit(
     context = TrainContext(networks.trained_part(networks.build(model_config)), config, device_mesh, on_step)
     position = init_progress(model_config, config) if position is None else position
     position = position._replace(state=devices.replicate(position.state, device_mesh))
-    test = devices.replicate((*data[1:], constants), device_mesh)
-    dispatcher = _dispatcher(context, device_mesh, data.train_coefficients, storage, test[-1])
+    modes, constants = devices.replicate((data.modes, constants), device_mesh)
+    test = _TestMeshes(device_mesh, data, modes, constants)
+    dispatcher = _dispatcher(context, device_mesh, data.train_coefficients, storage, constants)
     if model_config.network == "residual" and position.best_mm is None:
         # The untrained network is PCA. As the first to be the best, it leaves the best never worse than PCA.
         start_figures = _validation(context.model, position.state, test, 0)
@@ -112,10 +115,39 @@ def _totals(config: TrainConfig, sums: EpochMetrics, epoch: int, steps: int) -> 
     return figures | ({"skipped_steps": int(sums.skipped)} if config.skip_bad_steps else {})
 
 
-def _validation(model: TrainedPart, state: TrainState, test: tuple, epoch: int) -> dict[str, float]:
+class _TestMeshes:
+    """The meshes that validations use: on the devices if they are arrays, else read from disk at each."""
+
+    def __init__(self, device_mesh: Mesh, data: FitData, modes: Any, constants: Any):
+        self._device_mesh, self._modes, self._constants = device_mesh, modes, constants
+        self._meshes = data.test_coefficients, data.test_vertices
+        self._resident = all(isinstance(array, np.ndarray | jax.Array) for array in self._meshes)
+        if self._resident:
+            self._meshes = devices.replicate(self._meshes, device_mesh)
+
+    def errors(self, model: TrainedPart, state: TrainState) -> list[np.ndarray]:
+        """What `training.step.validate` returns for all meshes."""
+        found, under_way = [], None
+        for meshes in self._slabs():
+            launched = validate(model, state.params, self._modes, *meshes, self._constants)
+            if under_way is not None:  # one slab is computed while the next is read
+                found.append(jax.device_get(under_way))
+            under_way = launched
+        found.append(jax.device_get(under_way))
+        return [np.concatenate(each) for each in zip(*found, strict=True)]
+
+    def _slabs(self) -> Iterator[tuple]:
+        if self._resident:
+            yield self._meshes
+            return
+        for start in range(0, len(self._meshes[1]), SLAB):
+            slab = tuple(np.asarray(array[start : start + SLAB]) for array in self._meshes)
+            yield devices.replicate(slab, self._device_mesh)
+
+
+def _validation(model: TrainedPart, state: TrainState, test: _TestMeshes, epoch: int) -> dict[str, float]:
     """Mean errors over the test split: of coefficients, and of vertices in mm."""
-    errors = jax.device_get(validate(model, state.params, *test))
-    spatial, spectral = (float(np.mean(each, dtype=np.float64)) for each in errors)
+    spatial, spectral = (float(np.mean(each, dtype=np.float64)) for each in test.errors(model, state))
     if not math.isfinite(spatial):
         raise FloatingPointError(f"validation error {spatial} mm after epoch {epoch}")
     return {"spectral_validation_loss": spectral, "spatial_validation_loss": spatial}

@@ -1,18 +1,22 @@
-"""Reading a dataset for training: the test split into memory, the train split to where it fits."""
+"""Reading a dataset for training: the train split to where it fits, the test split into memory if it is small."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import warnings
 from typing import Any, Literal
 
 import jax
 import numpy as np
-import psutil
+from jaxtyping import Float, Int
 
 from spectral_jax.basis import spectral
+from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.data import coefficients
-from spectral_jax.data.coefficients import HeldOut, LazyCoefficients, MirroredCoefficients
-from spectral_jax.data.dataset import Data, read_split
+from spectral_jax.data.coefficients import HeldOut, LazyCoefficients, LazyVertices, MirroredCoefficients
+from spectral_jax.data.dataset import Data
+from spectral_jax.files import memory
 from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.geometry.sampling import evenly_spaced
 from spectral_jax.network.config import ModelConfig
@@ -20,21 +24,50 @@ from spectral_jax.training import batches, devices, scores
 from spectral_jax.training.batches import FitData, StreamedData
 from spectral_jax.training.config import Placement, Storage, TrainConfig
 
-DEVICE_SHARE = 0.6  # of a device's free memory that the coefficients may take; activations need the rest
-HOST_SHARE = 0.5  # of the host's memory
+DEVICE_SHARE = 0.6  # of a GPU's free memory that the coefficients may take; activations need the rest
+WORKING_BYTES = 2**30  # of activations, programs and blocks under way, wherever the coefficients are
+TEST_BYTES = 2**29  # of test meshes that stay in memory; more are read at every validation,
+TEST_SHARE = 0.1  # unless a GPU, and the host, have ten times as much free
 MOST_VALIDATED = 1024  # test meshes that the residual network is validated on: an epoch of it takes a second
 
 
-def choose_placement(num_meshes: int, num_modes: int, storage: Storage = "float32") -> Placement:
-    """The first of device, host and stream with enough room for the coefficients."""
+def choose_placement(
+    num_meshes: int, num_modes: int, storage: Storage = "float32", beside: int = WORKING_BYTES
+) -> Placement:
+    """The first of device, host and stream with enough free memory for the coefficients, and `beside` on the host.
+
+    Warns of the reason when it is not device, the fastest.
+    """
     size = num_meshes * num_modes * 3 * batches.storage_dtype(storage).itemsize
-    fits_host = size <= HOST_SHARE * psutil.virtual_memory().total
+    free, limit = memory.free_bytes()
+    on_gpu, full = _device_bytes(), []
+    rooms: list[tuple[Placement, float, str]] = [  # streaming takes no less than a block
+        ("device", max(free - beside, batches.BLOCK_BYTES), f"{_gb(free)} are free within {limit}")
+    ]
+    if on_gpu is not None:
+        device = DEVICE_SHARE * on_gpu, f"{_gb(on_gpu)} are free on the device"
+        rooms = [("device", *device), ("host", *rooms[0][1:])]
+    chosen: Placement = "stream"
+    for place, room, words in rooms:
+        if size <= room:
+            chosen = place
+            break
+        full.append(words)
+    if full:
+        needs = f"the coefficients take {_gb(size)} and the rest of training {_gb(beside)}, {', '.join(full)}"
+        helps = "" if storage == "bf16" else "; --storage bf16 halves the coefficients"
+        warnings.warn(f"--placement is {chosen}: {needs}{helps}", stacklevel=2)
+    return chosen
+
+
+def _device_bytes() -> int | None:
+    """Free memory of a device with memory of its own; None for a CPU."""
     stats = jax.local_devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        if size <= DEVICE_SHARE * (stats["bytes_limit"] - stats["bytes_in_use"]):
-            return "device"
-        return "host" if fits_host else "stream"
-    return "device" if fits_host else "stream"  # a CPU: the device's memory is the host's
+    return stats["bytes_limit"] - stats["bytes_in_use"] if stats and "bytes_limit" in stats else None
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.3g} GB"
 
 
 def read_fit_data(
@@ -46,10 +79,11 @@ def read_fit_data(
     progress: Progress = SILENT,
     constants: dict[str, Any] | None = None,
 ) -> FitData:
-    """Read an opened dataset for training: the test split into memory, the train split to its placement.
+    """Read an opened dataset for training: the train split to its placement, the test split into memory if it is small.
 
-    With the `constants` of a residual network, scores take the place of coefficients: they always fit on the device.
-    Raises ValueError for too many modes, a batch larger than the train split, or a test split without vertices.
+    Nothing is in memory twice on the way. With the `constants` of a residual network, scores take the place of
+    coefficients: they always fit on the device. Raises ValueError for too many modes, a batch larger than the train
+    split, or a test split without vertices.
     """
     modes, held_out = model.modes, _held_out(data, config, progress)
     mirrored = config.mirror and not model.symmetric  # a symmetric network learns nothing from mirror images
@@ -63,17 +97,19 @@ def read_fit_data(
         train = batches.resident(scores.all_rows(constants, blocks), count, devices.data_mesh(), "float32")
         test, vertices = _validation_meshes(data, modes, MOST_VALIDATED, held_out, progress)
         moved = scores.displacements(data.basis.modes[:, :modes], constants)
-        return FitData(train, moved, scores.all_rows(constants, [test]), vertices)
+        return FitData(train, moved, scores.all_rows(constants, [test[:]]), vertices)
+    test, vertices = _validation_meshes(data, modes, None, held_out, progress)
     if placement == "auto":
-        placement = choose_placement(count, modes, storage)
+        # The modes go to the device and are copied for pictures. Test meshes on disk are read in slabs.
+        copied = 3 * data.basis.modes.nbytes + (test.nbytes + vertices.nbytes if isinstance(test, np.ndarray) else 0)
+        placement = choose_placement(count, modes, storage, WORKING_BYTES + copied)
     if placement == "device":
-        own = coefficients.read(rows, devices.local_rows(count))
+        own = coefficients.read(rows, devices.local_rows(count)) if jax.process_count() > 1 else rows
         train = batches.resident(own, count, devices.data_mesh(), storage)
     elif placement == "host":
-        train = StreamedData(coefficients.read(rows, range(count)), modes)
+        train = StreamedData(coefficients.read(rows, range(count), batches.storage_dtype(storage)), modes)
     else:
         train = StreamedData(rows, modes)
-    test, vertices = _validation_meshes(data, modes, None, held_out, progress)
     return FitData(train, data.basis.modes[:, :modes], test, vertices)
 
 
@@ -104,18 +140,40 @@ def _train_rows(
 
 def _validation_meshes(
     data: Data, modes: int, most: int | None, held_out: HeldOut | None, progress: Progress
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Any, Any]:
     """Coefficients and vertices to validate on, at most so many: of the test split, or of the identities held out.
 
-    The train split has no original vertices. Those that all modes of the dataset reconstruct take their place.
+    Arrays if they are small, else rows on disk. The train split has no original vertices. Those that all modes of the
+    dataset reconstruct take their place.
     """
     if held_out:
         spread = held_out.held[evenly_spaced(len(held_out.held), most or len(held_out.held))]
-        whole = LazyCoefficients(data, "train", data.basis.num_modes, progress, spread)[:]
-        vertices = [np.asarray(spectral.reconstruct(data.basis, mesh)) for mesh in whole]
-        return whole[:, :modes], np.stack(vertices)
-    count = len(data.splits["test"])
-    test = read_split(data, "test", modes, range(0, count, -(-count // (most or count))), progress)
-    if test.vertices is None:
-        raise ValueError(f"{data.path}: the test split has no original vertices to validate against")
-    return test.coefficients, test.vertices
+        whole = LazyCoefficients(data, "train", data.basis.num_modes, progress, spread)
+        rows, vertices = whole.truncate(modes), _Reconstructed(data.basis, whole)
+    else:
+        count = len(data.records("test"))
+        chosen = np.arange(0, count, -(-count // (most or count)))
+        if data.records("test")[0].vertices is None:
+            raise ValueError(f"{data.path}: the test split has no original vertices to validate against")
+        rows = LazyCoefficients(data, "test", modes, progress, chosen)
+        vertices = LazyVertices(data, "test", chosen)
+    on_gpu = _device_bytes()
+    limit = TEST_BYTES if on_gpu is None else max(TEST_BYTES, TEST_SHARE * min(on_gpu, memory.free_bytes()[0]))
+    if 4 * sum(math.prod(each.shape) for each in (rows, vertices)) > limit:
+        return rows, vertices
+    every = range(len(rows))
+    return coefficients.read(rows, every), coefficients.read(vertices, every)
+
+
+class _Reconstructed:
+    """Vertices that coefficients reconstruct, metres; read when indexed."""
+
+    def __init__(self, basis: SpectralBasis, rows: LazyCoefficients):
+        self._basis, self._rows = basis, rows
+        self.shape = (len(rows), basis.num_vertices, 3)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, chosen: slice | Int[np.ndarray, "mesh"]) -> Float[np.ndarray, "mesh vertex 3"]:
+        return np.asarray(spectral.reconstruct(self._basis, self._rows[chosen]))

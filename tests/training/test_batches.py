@@ -1,5 +1,6 @@
 """Training gives the same whatever holds the data, however it is cut into dispatches, and on however many devices."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 from helpers import Stopping
 
-from spectral_jax.data import dataset
+from spectral_jax.data import coefficients, dataset
 from spectral_jax.network.config import ModelConfig
 from spectral_jax.runs import run, train
 from spectral_jax.runs.logs import read_log
-from spectral_jax.training import batches, dispatch, loop, placement
+from spectral_jax.training import batches, devices, dispatch, loop, placement, step
 from spectral_jax.training.batches import StreamedData
 from spectral_jax.training.config import TrainConfig
 
@@ -109,12 +110,90 @@ def test_a_streamed_mesh_that_is_not_finite_is_named(placements):
         trained(broken)
 
 
+def test_slabs_in_their_place_are_the_whole(fit_data, monkeypatch):
+    rows = fit_data.train_coefficients
+    monkeypatch.setattr(batches, "BLOCK_BYTES", 10 * 32 * 3 * 4)  # 44 meshes in slabs of 10
+
+    class Disk:
+        shape, most = rows.shape, 0
+
+        def __len__(self):
+            return len(rows)
+
+        def __getitem__(self, chosen):
+            self.most = max(self.most, len(rows[chosen]))
+            return rows[chosen]
+
+    for storage in ("float32", "bf16"):
+        found = batches.resident(Disk(), 44, devices.data_mesh(), storage).coefficients
+        np.testing.assert_array_equal(found, rows.astype(batches.storage_dtype(storage)))
+    disk = Disk()
+    batches.resident(disk, 44, devices.data_mesh(), "float32")
+    assert disk.most == 10
+
+
+@pytest.mark.parametrize("holdout", [0, 1])
+def test_test_meshes_on_disk_are_validated_in_slabs(data_folder, holdout, monkeypatch):
+    """Nothing but slabs is read, and the figures are those of meshes in memory."""
+    data = dataset.open_prepared(data_folder)
+    people = [example._replace(identity=f"id{i % 3}") for i, example in enumerate(data.splits["train"])]
+    data = dataclasses.replace(data, splits={"train": people, "test": data.splits["test"]})
+    config = TrainConfig(epochs=2, batch_size=8, validate_every=1, holdout=holdout)
+    model = ModelConfig(modes=16, latent_size=4)
+    monkeypatch.setattr(loop, "SLAB", 4)
+    monkeypatch.setattr(step, "VALIDATION_BATCH", 4)
+
+    def validations():
+        read = placement.read_fit_data(data, model, config, "device")
+        updates = loop.fit(model, config, read)
+        return read, [figures for update in updates for figures in update.figures.values()]
+
+    held, expected = validations()
+    assert isinstance(held.test_vertices, np.ndarray)
+    monkeypatch.setattr(placement, "TEST_BYTES", 0)
+    lazy, found = validations()
+    assert not isinstance(lazy.test_vertices, np.ndarray)
+    read, most = coefficients._read, []
+    monkeypatch.setattr(coefficients, "_read", lambda *args: most.append(len(args[3])) or read(*args))
+    for _ in loop.fit(model, config, lazy):
+        pass
+    assert max(most) == 4
+    for ours, theirs in zip(found, expected, strict=True):
+        for name in ("spatial_validation_loss", "spectral_validation_loss"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-6)
+
+
+def test_pictures_of_test_meshes_on_disk(data_folder, tmp_path, monkeypatch):
+    options = {"epochs": 1, "batch_size": 8, "latent_size": 4, "pictures": 3}
+    held = train.train(data_folder, tmp_path / "held", **options)
+    monkeypatch.setattr(placement, "TEST_BYTES", 0)
+    lazy = train.train(data_folder, tmp_path / "lazy", **options)
+    jax.tree.map(np.testing.assert_array_equal, lazy.params, held.params)
+    (ours,), (theirs,) = (read_log(tmp_path / name) for name in ("lazy", "held"))
+    assert ours["spatial_validation_loss"] == pytest.approx(theirs["spatial_validation_loss"], rel=1e-6)
+
+
 def test_placement_is_the_first_with_room(monkeypatch):
-    page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
-    too_many = page * pages // (1024 * 3 * 4) // 2 + 1
-    assert placement.choose_placement(1000, 1024) == "device"
-    assert placement.choose_placement(too_many, 1024) == "stream"
-    assert placement.choose_placement(too_many, 1024, "bf16") == "device"
+    free = 12 * 2**30
+    monkeypatch.setattr(placement.memory, "free_bytes", lambda: (free, "its control group"))
+    most = (free - placement.WORKING_BYTES) // (1024 * 3 * 4)
+    assert placement.choose_placement(most, 1024) == "device"
+    with pytest.warns(UserWarning, match=r"--placement is stream: the coefficients take 11\.8 GB .* 12\.9 GB are free"):
+        assert placement.choose_placement(most + 1, 1024) == "stream"
+    assert placement.choose_placement(most + 1, 1024, "bf16") == "device"
+    with pytest.warns(UserWarning, match="its control group"):
+        assert placement.choose_placement(most // 2, 1024, beside=8 * 2**30) == "stream"
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(1000, "device"), (200_000, "host"), (1_000_000, "stream")])
+def test_placement_beside_a_gpu(monkeypatch, count, chosen):
+    monkeypatch.setattr(placement.memory, "free_bytes", lambda: (12 * 2**30, "this machine"))
+    monkeypatch.setattr(placement, "_device_bytes", lambda: 2**30)
+    if chosen == "device":
+        assert placement.choose_placement(count, 1024) == chosen
+        return
+    with pytest.warns(UserWarning, match=r"1\.07 GB are free on the device" + (", 12" if chosen == "stream" else "")):
+        assert placement.choose_placement(count, 1024) == chosen
 
 
 DEVICES = """
