@@ -162,3 +162,25 @@ def test_the_error_at_a_time_is_the_last_one_measured():
 
     curve = [(5.0, 9.0), (20.0, 4.0)]
     assert [peers.error_at(curve, mark, 30) for mark in (1, 10, 30, 60)] == [None, 9.0, 4.0, None]
+
+
+def test_memory_is_that_of_the_command(tmp_path):
+    import memory
+
+    used = memory.measure(["--version"], tmp_path / "log")
+    assert used.code == 0
+    assert used.seconds > 0
+    assert 0.005 < used.peak_gb < 1
+    assert (tmp_path / "log").read_text().strip()
+    assert memory.measure(["train", "--data", str(tmp_path / "nowhere")], tmp_path / "log").code == 2
+    assert "nowhere: no such data folder" in (tmp_path / "log").read_text()
+
+
+def test_every_command_that_memory_measures_is_one(tmp_path):
+    """Their options parse: a mistake in one would be found after an hour otherwise."""
+    import memory
+
+    from spectral_jax import cli
+
+    for arguments in memory.commands(tmp_path / "data", tmp_path, 128).values():
+        cli.parse(arguments)  # raises SystemExit otherwise

@@ -40,6 +40,8 @@ def test_any_index_is_that_of_the_array(data, whole):
 def test_a_split_on_disk_is_the_one_in_memory(data):
     lazy, held = LazySplit(data, "test", 20), dataset.read_split(data, "test")
     assert lazy.identities == held.identities
+    assert lazy.vertices is not None
+    assert held.vertices is not None
     for rows in (slice(2, 100), slice(0, 0), np.array([8, 0])):
         np.testing.assert_array_equal(lazy.vertices[rows], held.vertices[rows])
         np.testing.assert_array_equal(lazy.coefficients[rows], held.coefficients[rows, :20])
