@@ -40,24 +40,19 @@ def choose_placement(
     """
     size = num_meshes * num_modes * 3 * batches.storage_dtype(storage).itemsize
     free, limit = memory.free_bytes()
-    on_gpu, full = _device_bytes(), []
-    rooms: list[tuple[Placement, float, str]] = [  # streaming takes no less than a block
-        ("device", max(free - beside, batches.BLOCK_BYTES), f"{_gb(free)} are free within {limit}")
-    ]
+    on_gpu = _device_bytes()
+    places: list[Placement] = ["device", "stream"] if on_gpu is None else ["device", "host", "stream"]
+    rooms = [(max(free - beside, batches.BLOCK_BYTES), f"{_gb(free)} are free within {limit}")]  # a block streams, too
     if on_gpu is not None:
-        device = DEVICE_SHARE * on_gpu, f"{_gb(on_gpu)} are free on the device"
-        rooms = [("device", *device), ("host", *rooms[0][1:])]
-    chosen: Placement = "stream"
-    for place, room, words in rooms:
-        if size <= room:
-            chosen = place
-            break
-        full.append(words)
-    if full:
-        needs = f"the coefficients take {_gb(size)} and the rest of training {_gb(beside)}, {', '.join(full)}"
+        rooms.insert(0, (round(DEVICE_SHARE * on_gpu), f"{_gb(on_gpu)} are free on the device"))
+    own = next((i for i, (room, _) in enumerate(rooms) if size <= room), len(rooms))
+    (common,) = devices.max_over_processes(own)  # all processes place alike
+    if common:
+        why = ", ".join(words for _, words in rooms[:own]) or "another process has less free"
+        needs = f"the coefficients take {_gb(size)} and the rest of training {_gb(beside)}, {why}"
         helps = "" if storage == "bf16" else "; --storage bf16 halves the coefficients"
-        warnings.warn(f"--placement is {chosen}: {needs}{helps}", stacklevel=2)
-    return chosen
+        warnings.warn(f"--placement is {places[common]}: {needs}{helps}", stacklevel=2)
+    return places[common]
 
 
 def _device_bytes() -> int | None:
@@ -159,7 +154,8 @@ def _validation_meshes(
         vertices = LazyVertices(data, "test", chosen)
     on_gpu = _device_bytes()
     limit = TEST_BYTES if on_gpu is None else max(TEST_BYTES, TEST_SHARE * min(on_gpu, memory.free_bytes()[0]))
-    if 4 * sum(math.prod(each.shape) for each in (rows, vertices)) > limit:
+    large = 4 * sum(math.prod(each.shape) for each in (rows, vertices)) > limit
+    if any(devices.max_over_processes(int(large))):  # all processes compute alike
         return rows, vertices
     every = range(len(rows))
     return coefficients.read(rows, every), coefficients.read(vertices, every)

@@ -185,6 +185,12 @@ def test_placement_is_the_first_with_room(monkeypatch):
         assert placement.choose_placement(most // 2, 1024, beside=8 * 2**30) == "stream"
 
 
+def test_all_processes_place_alike(monkeypatch):
+    monkeypatch.setattr(devices, "max_over_processes", lambda *values: (max(1, *values),))
+    with pytest.warns(UserWarning, match="--placement is stream: .* another process has less free"):
+        assert placement.choose_placement(10, 1024) == "stream"
+
+
 @pytest.mark.parametrize(("count", "chosen"), [(1000, "device"), (200_000, "host"), (1_000_000, "stream")])
 def test_placement_beside_a_gpu(monkeypatch, count, chosen):
     monkeypatch.setattr(placement.memory, "free_bytes", lambda: (12 * 2**30, "this machine"))
