@@ -29,6 +29,7 @@ from spectral_jax.runs.run import Run
 ROUNDS = 40
 UNUSED = 256  # meshes at most that tell how well a basis fits
 ACCEPTED = 0.8  # of the mean shape's error: what the network must stay below on meshes that were not used
+SIGNS_SUFFICE = 0.98  # of the correlation that a rotation reaches: then it may be noise, and signs are taken
 DOUBTFUL = 3.0  # standard deviations of the correlation of unrelated numbers
 
 
@@ -111,8 +112,8 @@ def recover(run: Run, basis: SpectralBasis, used: Split, unused: Split, progress
     diagonal = turn.diagonal()
     return Recovery(
         basis=replace(basis, modes=aligned),
-        flipped=sum(bool(diagonal[group[0]] < 0) for group in groups if len(group) == 1),
-        rotated=sum(len(group) > 1 for group in groups),
+        flipped=int((diagonal == -1).sum()),
+        rotated=sum(bool((np.abs(diagonal[group]) != 1).any()) for group in groups),
         evidence=evidence,
         doubtful=np.flatnonzero(evidence < DOUBTFUL / np.sqrt(3 * len(used.coefficients))).tolist(),
         error_mm=error_mm(_answers(codec, turned(turn, given)), aligned),
@@ -166,12 +167,16 @@ def _fit(
     """The turn of each group to the answers, and their correlation (freq) after it."""
     given, wanted = _rows(coefficients), _rows(answers)
     values = np.where(np.einsum("fs,fs->f", given, wanted) < 0, -1.0, 1.0)
-    alone = np.concatenate([group for group in groups if len(group) == 1] or [np.empty(0, int)])
-    entries = [(values[alone], alone, alone)]
+    rotated, entries = np.zeros(len(given), bool), []
     for group in groups:
         if len(group) > 1:
-            rows, columns = np.meshgrid(group, group, indexing="ij")
-            entries.append((align.rotation(given[group], wanted[group]).T.ravel(), rows.ravel(), columns.ravel()))
+            rotation, overlap = align.rotation(given[group], wanted[group]), given[group] @ wanted[group].T
+            if np.abs(np.diag(overlap)).sum() < SIGNS_SUFFICE * (rotation * overlap).sum():
+                rows, columns = np.meshgrid(group, group, indexing="ij")
+                entries.append((rotation.T.ravel(), rows.ravel(), columns.ravel()))
+                rotated[group] = True
+    alone = np.flatnonzero(~rotated)
+    entries.append((values[alone], alone, alone))
     data, rows, columns = (np.concatenate(parts) for parts in zip(*entries, strict=True))
     turn = scipy.sparse.csr_array((data.astype(np.float32), (rows, columns)), shape=(len(given), len(given)))
     turned_rows = turn @ given
