@@ -208,4 +208,4 @@ def test_networks_of_the_demo(vertices, modes, tmp_path):
     assert right.mean() > 0.98
     rows = evenly_spaced(720, recovery.UNUSED)
     known = evaluate.evaluate_split(network, data.basis, None, dataset.read_split(data, "test", rows=rows))
-    assert found.error_mm == pytest.approx(known.mean_mm, rel=0.02)
+    assert found.error_mm < 1.02 * known.mean_mm  # less where it has learnt a high mode with the other sign
