@@ -157,7 +157,7 @@ def test_refined_latents_never_decode_to_something_farther(spread):
 
     latents = network.apply(variables, rows, method="encode_scores")
     refined = network.apply(variables, rows, latents, method="refine_scores")
-    assert (errors(refined) <= errors(latents)).all()
+    assert (errors(refined) <= errors(latents) * (1 + 1e-4)).all()
     assert errors(refined).mean() < 0.9 * errors(latents).mean()
 
 
