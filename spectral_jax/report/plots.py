@@ -164,10 +164,11 @@ def shape_models(names: Sequence[str], measured: Sequence[ShapeModels]) -> dict[
     The curves and the specificity of PCA are those of the first.
     """
     first, labels = measured[0], [text(name) for name in names]
+    colours_of_networks = SERIES[:1] + SERIES[2:]  # without that of PCA
     lost = _against_size(first.sizes, [100 * (1 - share) for share in first.pca_compactness], "variance lost, %")
     errors = _against_size(first.sizes, first.pca_generalisation_mm, "mean vertex error, mm")
     for i, (label, found) in enumerate(zip(labels, measured, strict=True)):
-        marker = {"color": SERIES[(0, *range(2, len(SERIES)))[i % (len(SERIES) - 1)]], "size": 11, "symbol": i}
+        marker = {"color": colours_of_networks[i % len(colours_of_networks)], "size": 11, "symbol": i}
         for figure, value in ((lost, 100 * (1 - found.network.compactness)), (errors, found.network.generalisation_mm)):
             figure.add_scatter(
                 x=[found.latent_size], y=[value], name=label, mode="markers", marker=marker, hovertemplate="%{y:.4g}"

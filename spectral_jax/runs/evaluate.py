@@ -238,32 +238,18 @@ def basis_warning(summary: Summary) -> str | None:
 
 
 @jax.jit
-def part_errors_mm(
-    modes: Float[Array | np.ndarray, "vertex freq"],
-    coefficients: Float[Array | np.ndarray, "mesh freq 3"],
-    vertices: Float[Array | np.ndarray, "mesh vertex 3"],
-    parts: Float[Array | np.ndarray, "vertex part"],
-) -> Float[Array, "mesh part"]:
-    """Mean vertex error of each part of each mesh, mm, of coefficients against original vertices.
-
-    A column of `parts` holds the weights of one part's mean: they sum to 1.
-    """
-
-    def errors(coefficients, vertices):
-        reconstructed = jnp.einsum("vf,bfc->bvc", modes, coefficients, precision="highest")
-        return jnp.einsum("bv,vp->bp", vertex_errors_mm(reconstructed, vertices), parts, precision="highest")
-
-    return map_batches(errors, VALIDATION_BATCH, coefficients, vertices)
-
-
 def spatial_errors_mm(
     modes: Float[Array | np.ndarray, "vertex freq"],
     coefficients: Float[Array | np.ndarray, "mesh freq 3"],
     vertices: Float[Array | np.ndarray, "mesh vertex 3"],
 ) -> Float[Array, "mesh"]:
     """Mean vertex error of each mesh, mm, of coefficients against original vertices (paper section 5.1)."""
-    whole = np.full((len(modes), 1), 1 / len(modes), np.float32)
-    return part_errors_mm(modes, coefficients, vertices, whole)[:, 0]
+
+    def errors(coefficients, vertices):
+        reconstructed = jnp.einsum("vf,bfc->bvc", modes, coefficients, precision="highest")
+        return vertex_errors_mm(reconstructed, vertices).mean(axis=1)
+
+    return map_batches(errors, VALIDATION_BATCH, coefficients, vertices)
 
 
 def pca_errors_mm(

@@ -30,19 +30,19 @@ def record(
     updates: Iterator[TrainingUpdate], folder: Path, num_steps: int, epoch_steps: int
 ) -> Iterator[TrainingUpdate]:
     """Pass updates on, and trace whole dispatches after the first two until they have taken `num_steps` steps."""
-    started = None  # the step at which the trace began; -1 once it has ended
+    end = None  # the step at which the trace ends, while there is one
     try:
         for number, update in enumerate(updates, 1):
             step = update.position.epoch * epoch_steps + update.position.step
-            if started is not None and 0 <= started <= step - num_steps:
+            if end is not None and step >= end:
                 jax.profiler.stop_trace()
-                started = -1
+                end = None
             yield update
             if number == WARM_UP:
                 jax.profiler.start_trace(folder)
-                started = step
+                end = step + num_steps
     finally:
-        if started is not None and started >= 0:
+        if end is not None:
             jax.profiler.stop_trace()
 
 
