@@ -33,6 +33,7 @@ from spectral_jax.commands.report import Report
 from spectral_jax.commands.sweep import Sweep
 from spectral_jax.commands.train import Demo, Train, recipe_options, stored_options
 from spectral_jax.commands.view import View
+from spectral_jax.files import memory
 
 DESCRIPTION = """Learning on registered 3D meshes in the spectral domain.
 `spectral-jax COMMAND --help` lists the options of a command.
@@ -72,6 +73,7 @@ COMMANDS = {
         "info": DatasetInfo,
     },
 }
+LESS_MEMORY = "--placement stream, --storage bf16 or a smaller --batch-size takes less"
 GROUPS = {
     "basis": "Compute, check, align and convert eigenbases.",
     "dataset": "Build, import and inspect datasets.",
@@ -86,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[:1] == ["--version"]:
         print(f"spectral-jax {__version__}")
         return 0
+    command = None
     try:
         command = parse(argv)
         enable_compilation_cache()
@@ -98,9 +101,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             raise
-        console.print(describe(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        print_error(error)
         return 1 if isinstance(error, FloatingPointError) else 2
+    except (MemoryError, RuntimeError) as error:
+        shortage = memory.shortage(error)
+        if debug or shortage is None:
+            raise
+        short = MemoryError(shortage)
+        for note in (*getattr(error, "__notes__", ()), *([LESS_MEMORY] if isinstance(command, Train) else [])):
+            short.add_note(note)
+        print_error(short)
+        return 1
     return 0
+
+
+def print_error(error: Exception) -> None:
+    """Print an error on standard error."""
+    console.print(describe(error), style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def describe(error: Exception) -> str:

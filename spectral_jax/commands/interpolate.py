@@ -25,6 +25,7 @@ Method = Literal["spatial", "latent", "spherical", "geodesic"]
 METHODS: tuple[Method, ...] = ("spatial", "latent", "spherical", "geodesic")
 GEODESIC = ("straight_energy", "energy", "converged", "iterations")  # fields of a geodesic that are kept
 LABELS = ("pairs", "from", "to", "method")  # what identifies a row of measures
+MOST_ENCODED = 4096  # meshes that a density of latents is fitted to
 NUM_CANDIDATES = 20  # pairs drawn for each one compared, among which the farthest apart are compared too
 
 
@@ -159,7 +160,10 @@ class Interpolate:
 
 @dataclass(frozen=True)
 class Sample:
-    """Generate meshes: decode random latents of a density fitted to the latents of the train split."""
+    """Generate meshes: decode random latents of a density fitted to the latents of the train split.
+
+    Of a large split, 4,096 meshes are used, spread evenly.
+    """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
@@ -182,8 +186,9 @@ class Sample:
         import jax
 
         from spectral_jax.basis import spectral
-        from spectral_jax.data import dataset
+        from spectral_jax.data.coefficients import LazyCoefficients
         from spectral_jax.geometry.mesh import Mesh, write_mesh
+        from spectral_jax.geometry.sampling import evenly_spaced
         from spectral_jax.network import density
 
         if self.count < 1:
@@ -191,11 +196,13 @@ class Sample:
         if self.out.exists() and any(self.out.iterdir()) and not self.overwrite:
             raise ValueError(f"{self.out} is not empty; --overwrite replaces its files")
         opened = open_run(self.run, self.data)
+        chosen = np.array(evenly_spaced(len(opened.data.records("train")), MOST_ENCODED))
         with Bars() as bars:
-            train = dataset.read_split(opened.data, "train", opened.num_modes, progress=bars).coefficients
+            train = LazyCoefficients(opened.data, "train", opened.num_modes, bars, chosen)
+            encoded = opened.codec.encode(train)
         fit = density.fit_mixture if self.density == "mixture" else density.fit_gaussian
         with console.status(f"fitting: {self.density}"):
-            fitted = fit(opened.codec.encode(train))
+            fitted = fit(encoded)
         latents = density.sample(jax.random.key(self.seed), fitted, self.count)
         coefficients = opened.codec.decode(latents)
         self.out.mkdir(parents=True, exist_ok=True)

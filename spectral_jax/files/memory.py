@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,22 @@ def free_bytes() -> tuple[int, str]:
         if room is not None and room < free:
             free, limit = room, "its control group"
     return free, limit
+
+
+def shortage(error: BaseException) -> str | None:
+    """What an error could not allocate and what is free, if it is that memory ran out; else None.
+
+    NumPy raises MemoryError, and XLA a RuntimeError for the memory of any device.
+    """
+    if isinstance(error, MemoryError):
+        wanted = str(error) or "no more"
+    elif "RESOURCE_EXHAUSTED" in str(error):
+        size = re.search(r"(\d+) ?bytes", str(error))
+        wanted = f"unable to allocate {int(size[1]) / 1e9:,.3g} GB on the device" if size else "no more on the device"
+    else:
+        return None
+    free, limit = free_bytes()
+    return f"out of memory: {wanted}; {free / 1e9:.3g} GB of host memory are free within {limit}"
 
 
 def _own_groups() -> Iterator[tuple[Path, int]]:

@@ -179,7 +179,7 @@ def train_run(
                 yield update
                 if stopping:
                     break
-    except (FloatingPointError, OSError, ValueError) as error:
+    except (FloatingPointError, MemoryError, OSError, RuntimeError, ValueError) as error:
         if kept:
             steps = f" and {kept.step} steps" if kept.step else ""
             error.add_note(f"the checkpoint after {kept.epoch} epochs{steps} is kept")

@@ -7,6 +7,7 @@ import sys
 import time
 
 import jax
+import numpy as np
 import pytest
 from helpers import ROOT
 
@@ -16,6 +17,7 @@ from spectral_jax.cli import main, parse
 from spectral_jax.geometry.mesh import write_mesh
 from spectral_jax.runs import run
 from spectral_jax.runs.logs import read_log
+from spectral_jax.training import loop
 
 QUICK = ["--batch-size", "8", "--latent-size", "4", "--validate-every", "2", "--learning-rate", "1e-3"]
 QUICK += ["--pictures", "0"]
@@ -205,6 +207,24 @@ def test_unwritable_output_is_one_line(data_folder, tmp_path, capsys):
 def test_a_misspelt_option_gets_a_suggestion(capsys):
     assert main(["train", "--latent-siz", "3"]) == 2
     assert "--latent-size" in capsys.readouterr().err
+
+
+def test_memory_that_runs_out_gets_one_line(data_folder, tmp_path, monkeypatch, capsys):
+    """It says how much was wanted, what is kept and what helps; every test mesh fits until then."""
+    run, validate = tmp_path / "run", loop.validate
+
+    def too_large(model, params, modes, rows, vertices, constants):
+        errors = validate(model, params, modes, rows, vertices, constants)
+        if (run / "last").exists():
+            np.zeros((2**50, 3))
+        return errors
+
+    monkeypatch.setattr(loop, "validate", too_large)
+    options = ["--data", str(data_folder), "--run", str(run), "--epochs", "5", *QUICK]
+    assert main(["train", *options]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    for part in ("(1125899906842624, 3)", "are free", "after 2 epochs is kept", "--placement stream", "--batch-size"):
+        assert part in line
 
 
 def test_debug_shows_the_traceback():

@@ -1,5 +1,7 @@
 """What is free is the least of what the machine and the control groups leave."""
 
+import jax.numpy as jnp
+import numpy as np
 import psutil
 import pytest
 
@@ -52,3 +54,16 @@ def test_a_container_of_version_1_sees_its_group_at_the_top(machine):
 def test_this_machine_has_some():
     free, _ = memory.free_bytes()
     assert 0 < free <= psutil.virtual_memory().total
+
+
+def test_what_could_not_be_allocated_and_what_is_free_are_named(machine):
+    with pytest.raises(MemoryError) as host:
+        np.zeros(2**55)
+    with pytest.raises(RuntimeError) as device:
+        jnp.zeros(2**50).block_until_ready()
+    for error, size in ((host.value, "256. PiB"), (device.value, "4.5e+06 GB")):
+        found = memory.shortage(error)
+        assert found is not None
+        assert size in found
+        assert "68.7 GB" in found  # 64 GiB
+    assert memory.shortage(RuntimeError("something else")) is None
