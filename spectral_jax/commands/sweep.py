@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -17,8 +17,12 @@ from rich.table import Table
 from spectral_jax.commands.console import Bars
 from spectral_jax.commands.dataset import data_source, open_data
 from spectral_jax.files import atomic
+from spectral_jax.files.progress import Progress
 from spectral_jax.network.config import OF_SAE_LP, Activation, ModelConfig, Network, Pooling
 from spectral_jax.training.config import RECIPES, Schedule, TrainConfig
+
+if TYPE_CHECKING:
+    from spectral_jax.data.dataset import Data
 
 SHAPE = ("network", *OF_SAE_LP)  # options of the network that all of a sweep share
 
@@ -67,10 +71,6 @@ class Sweep:
     """Number of epochs between validations."""
 
     def __call__(self) -> None:
-        from spectral_jax.data import dataset
-        from spectral_jax.training import scores, sweep
-        from spectral_jax.training.batches import FitData
-
         names = ("epochs", "batch_size", "beta2", "schedule", "validate_every")
         config = TrainConfig(loss=RECIPES[self.network].loss, **{name: getattr(self, name) for name in names})
         for rate in self.learning_rates:
@@ -81,38 +81,47 @@ class Sweep:
         options = {name: getattr(self, name) for name in (*names, *SHAPE, "seeds", "learning_rates")}
         record = load(self.out / "sweep.json", {"data": data_source(self.data, data), **options})
         counts = self.modes or (min(ModelConfig.modes, data.basis.num_modes),)
-        with Bars() as bars:
-            train = dataset.read_split(data, "train", max(counts), progress=bars)
-            test = dataset.read_split(data, "test", max(counts), progress=bars)
-        if test.vertices is None:
+        if data.records("test")[0].vertices is None:
             raise ValueError(f"{data.path}: the test split has no original vertices to measure errors against")
-        if config.batch_size > len(train.coefficients):
-            raise ValueError(
-                f"batch size {config.batch_size} is larger than the train split, {len(train.coefficients)} meshes"
-            )
+        if config.batch_size > (count := len(data.records("train"))):
+            raise ValueError(f"batch size {config.batch_size} is larger than the train split, {count} meshes")
         self.out.mkdir(parents=True, exist_ok=True)
-        for modes, latent_size in product(counts, self.latent_sizes):
-            if any((n["modes"], n["latent_size"]) == (modes, latent_size) for n in record["networks"]):
-                continue
-            phi, coefficients = data.basis.modes[:, :modes], test.coefficients[:, :modes]
-            fit_data = FitData(train.coefficients[:, :modes], phi, coefficients, test.vertices)
-            model, trained_on, constants = ModelConfig(modes, latent_size, **shape), fit_data, None
-            if self.network == "residual":
-                model, constants = scores.fit_constants(model, train.coefficients[:, :modes])
-                trained_on = scores.from_coefficients(fit_data, constants)
-            options = {"seeds": self.seeds, "rates": self.learning_rates, "constants": constants}
-            with Bars() as bars:
-                trials = sweep.sweep(model, config, trained_on, **options, progress=bars)
-            network = {"modes": modes, "latent_size": latent_size, **baselines(fit_data, latent_size)}
-            network["error_mm"] = min((t.error_mm for t in trials if math.isfinite(t.error_mm)), default=None)
-            network["trials"] = [
-                t._asdict() | {"validations_mm": [mm if math.isfinite(mm) else None for mm in t.validations_mm]}
-                for t in trials
-            ]
-            record["networks"].append(network)
-            atomic.write_json(self.out / "sweep.json", record)
+        done = {(network["modes"], network["latent_size"]) for network in record["networks"]}
+        for modes in counts:
+            sizes = [size for size in self.latent_sizes if (modes, size) not in done]
+            if sizes:
+                for network in self._train(data, config, [ModelConfig(modes, size, **shape) for size in sizes]):
+                    record["networks"].append(network)
+                    atomic.write_json(self.out / "sweep.json", record)
         print_table(record)
         draw(self.out / "sweep.html", record)
+
+    def _train(self, data: Data, config: TrainConfig, models: Sequence[ModelConfig]) -> Iterator[dict[str, Any]]:
+        """Train networks that differ in their latent size; yields the record of each."""
+        from spectral_jax.training import placement, sweep
+
+        with Bars() as bars:
+            errors = baselines(data, models, bars)
+            constants, fit_data = None, None
+            for model in models:
+                if model.network == "residual":
+                    model, config, constants = placement.fit_principal(data, model, config, bars)
+                if fit_data is None or constants is not None:  # coefficients serve all sizes, scores their own
+                    fit_data = placement.read_fit_data(
+                        data, model, config, "device", progress=bars, constants=constants
+                    )
+                options = {"seeds": self.seeds, "rates": self.learning_rates, "constants": constants}
+                trials = sweep.sweep(model, config, fit_data, **options, progress=bars)
+                yield {
+                    "modes": model.modes,
+                    "latent_size": model.latent_size,
+                    **errors[model.latent_size],
+                    "error_mm": min((t.error_mm for t in trials if math.isfinite(t.error_mm)), default=None),
+                    "trials": [
+                        t._asdict() | {"validations_mm": [mm if math.isfinite(mm) else None for mm in t.validations_mm]}
+                        for t in trials
+                    ],
+                }
 
 
 def load(path: Path, options: dict[str, Any]) -> dict[str, Any]:
@@ -140,15 +149,26 @@ def plain(options: dict[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
 
 
-def baselines(data, latent_size: int) -> dict[str, float]:
-    """Errors of PCA with as many components, of the mean shape, and of the truncated basis alone, mm."""
-    from spectral_jax.geometry.metrics import summarise
-    from spectral_jax.runs import evaluate
+def baselines(data: Data, models: Sequence[ModelConfig], progress: Progress) -> dict[int, dict[str, float]]:
+    """Errors of PCA with as many components, of the mean shape and of the basis alone, mm, for each latent size.
 
-    train, modes, coefficients, vertices = data
-    mean_shape, pca = evaluate.pca_errors_mm(modes, train, coefficients, vertices, (0, latent_size))
-    truncation = summarise(evaluate.spatial_errors_mm(modes, coefficients, vertices)).mean_mm
-    return {"pca_mm": pca, "mean_shape_mm": mean_shape, "truncation_mm": truncation}
+    They are those of the meshes that the networks are validated on.
+    """
+    from spectral_jax.basis import spectral
+    from spectral_jax.data.coefficients import LazyCoefficients
+    from spectral_jax.data.dataset import Split
+    from spectral_jax.network import principal
+    from spectral_jax.runs import evaluate
+    from spectral_jax.training.placement import validation_meshes
+
+    modes, sizes = models[0].modes, [model.latent_size for model in models]
+    fitted = principal.fit(LazyCoefficients(data, "train", modes, progress), max(sizes))
+    sizes_of_pca = [0, *(min(size, len(fitted.components)) for size in sizes)]
+    batches = evaluate.read_batches(Split(*validation_meshes(data, models[0]), []), modes, progress)
+    basis = spectral.truncate(data.basis, modes)
+    truncation, mean_shape, *pca = evaluate.baseline_errors_mm(basis, fitted, batches, sizes_of_pca)
+    common = {"mean_shape_mm": mean_shape, "truncation_mm": truncation}
+    return {size: {"pca_mm": error_mm, **common} for size, error_mm in zip(sizes, pca, strict=True)}
 
 
 def print_table(record: dict[str, Any]) -> None:

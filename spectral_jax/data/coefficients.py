@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ class LazyCoefficients:
         if num_modes > data.basis.num_modes:
             raise ValueError(f"{data.path}: {num_modes} modes requested, the dataset has {data.basis.num_modes}")
         self._data, self._split = data, split
-        self._progress = progress
+        self._progress, self._started = progress, time.monotonic()
         self._meshes = np.arange(len(data.records(split))) if meshes is None else meshes
         self.shape = (len(self._meshes), num_modes, 3)
 
@@ -52,10 +53,14 @@ class LazyCoefficients:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | Int[np.ndarray, "mesh"]) -> Float[np.ndarray, "mesh freq 3"]:
-        indices = self._meshes[rows]
-        coefficients = _read(self._data, self._split, "coefficients", indices, self.shape[1:])
-        if isinstance(rows, slice):
-            self._progress.update(f"reading {self._split}", rows.indices(len(self))[1], len(self))
+        if not isinstance(rows, slice):
+            return _read(self._data, self._split, "coefficients", self._meshes[rows], self.shape[1:])
+        start, stop, _ = rows.indices(len(self))
+        if start == 0:  # of another pass
+            self._started = time.monotonic()
+        coefficients = _read(self._data, self._split, "coefficients", self._meshes[rows], self.shape[1:])
+        rate = stop * coefficients[:1].nbytes / max(time.monotonic() - self._started, 1e-3)
+        self._progress.update(f"reading {self._split}", stop, len(self), f"{rate / 1e9:.2g} GB/s")
         return coefficients
 
 

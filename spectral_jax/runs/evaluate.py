@@ -252,15 +252,25 @@ def spatial_errors_mm(
     return map_batches(errors, VALIDATION_BATCH, coefficients, vertices)
 
 
-def pca_errors_mm(
-    modes: Float[Array | np.ndarray, "vertex freq"],
-    train: Float[np.ndarray, "train freq 3"],
-    coefficients: Float[Array | np.ndarray, "mesh freq 3"],
-    vertices: Float[Array | np.ndarray, "mesh vertex 3"],
-    sizes: Sequence[int],
+def baseline_errors_mm(
+    basis: SpectralBasis, fitted: Principal, batches: Iterable[tuple[np.ndarray, np.ndarray]], sizes: Sequence[int]
 ) -> list[float]:
-    """Mean vertex error, mm, of PCA with each of these numbers of components; 0 components are the mean shape."""
-    fitted = principal.fit(train, max(sizes))
-    scores = principal.project(fitted, coefficients)
-    found = (principal.reconstruct(fitted, scores[:, :size]) for size in sizes)
-    return [summarise(spatial_errors_mm(modes, reconstructed, vertices)).mean_mm for reconstructed in found]
+    """Mean vertex errors, mm, of the basis alone, and of PCA with each number of components; none: the mean shape."""
+    baselines = Baselines.of(fitted, basis)
+    function = functools.partial(_baseline_errors_mm, jax.device_put(basis), baselines, tuple(sizes))
+    return [summarise(errors_mm).mean_mm for errors_mm in np.concatenate(list(map_padded(function, batches))).T]
+
+
+@functools.partial(jax.jit, static_argnames="sizes")
+@jax.default_matmul_precision("highest")
+def _baseline_errors_mm(
+    basis: SpectralBasis,
+    baselines: Baselines,
+    sizes: tuple[int, ...],
+    coefficients: Float[Array | np.ndarray, "batch freq 3"],
+    vertices: Float[Array | np.ndarray, "batch vertex 3"],
+) -> Float[Array, "batch method"]:
+    scores = principal.project(baselines.fitted, coefficients)
+    found = [principal.reconstruct(baselines.displacements, scores[:, :size]) for size in sizes]
+    methods = [spectral.reconstruct(basis, coefficients), *found]
+    return jnp.stack([vertex_errors_mm(x, vertices).mean(axis=1) for x in methods], axis=1)

@@ -62,7 +62,11 @@ def encode(run: Run, examples: Examples) -> tuple[Float[np.ndarray, "mesh latent
             labels.append(label)
             yield row
 
-    latents = codec.encode_vertices(rows()) if examples.are_vertices else codec.encode(rows())
+    try:
+        latents = codec.encode_vertices(rows()) if examples.are_vertices else codec.encode(rows())
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(f"{examples.source}: {len(labels):,} meshes were read, nothing is written")
+        raise
     return latents, labels
 
 

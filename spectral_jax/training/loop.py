@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -59,8 +60,8 @@ def fit(
     context = TrainContext(networks.trained_part(networks.build(model_config)), config, device_mesh, on_step)
     position = init_progress(model_config, config) if position is None else position
     position = position._replace(state=devices.replicate(position.state, device_mesh))
-    modes, constants = devices.replicate((data.modes, constants), device_mesh)
-    test = _TestMeshes(device_mesh, data, modes, constants)
+    constants = devices.replicate(constants, device_mesh)
+    test = TestMeshes(device_mesh, data, constants)
     dispatcher = _dispatcher(context, device_mesh, data.train_coefficients, storage, constants)
     if model_config.network == "residual" and position.best_mm is None:
         # The untrained network is PCA. As the first to be the best, it leaves the best never worse than PCA.
@@ -115,26 +116,29 @@ def _totals(config: TrainConfig, sums: EpochMetrics, epoch: int, steps: int) -> 
     return figures | ({"skipped_steps": int(sums.skipped)} if config.skip_bad_steps else {})
 
 
-class _TestMeshes:
-    """The meshes that validations use: on the devices if they are arrays, else read from disk at each."""
+class TestMeshes:
+    """The test meshes of `FitData`: on the devices if they are arrays, else read from disk at each validation."""
 
-    def __init__(self, device_mesh: Mesh, data: FitData, modes: Any, constants: Any):
-        self._device_mesh, self._modes, self._constants = device_mesh, modes, constants
+    __test__ = False  # not a test, whatever pytest thinks of its name
+
+    def __init__(self, device_mesh: Mesh, data: FitData, constants: Any = None):
+        self._device_mesh = device_mesh
+        self._modes, self._constants = devices.replicate((data.modes, constants), device_mesh)
         self._meshes = data.test_coefficients, data.test_vertices
         self._resident = all(isinstance(array, np.ndarray | jax.Array) for array in self._meshes)
         if self._resident:
             self._meshes = devices.replicate(self._meshes, device_mesh)
 
-    def errors(self, model: TrainedPart, state: TrainState) -> list[np.ndarray]:
-        """What `training.step.validate` returns for all meshes."""
+    def errors(self, validate: Callable[..., Any]) -> list[np.ndarray]:
+        """Errors (..., mesh) of all meshes; `validate` takes arguments of `training.step.validate` from `modes` on."""
         found, under_way = [], None
         for meshes in self._slabs():
-            launched = validate(model, state.params, self._modes, *meshes, self._constants)
+            launched = validate(self._modes, *meshes, self._constants)
             if under_way is not None:  # one slab is computed while the next is read
                 found.append(jax.device_get(under_way))
             under_way = launched
         found.append(jax.device_get(under_way))
-        return [np.concatenate(each) for each in zip(*found, strict=True)]
+        return [np.concatenate(each, axis=-1) for each in zip(*found, strict=True)]
 
     def _slabs(self) -> Iterator[tuple]:
         if self._resident:
@@ -145,9 +149,10 @@ class _TestMeshes:
             yield devices.replicate(slab, self._device_mesh)
 
 
-def _validation(model: TrainedPart, state: TrainState, test: _TestMeshes, epoch: int) -> dict[str, float]:
+def _validation(model: TrainedPart, state: TrainState, test: TestMeshes, epoch: int) -> dict[str, float]:
     """Mean errors over the test split: of coefficients, and of vertices in mm."""
-    spatial, spectral = (float(np.mean(each, dtype=np.float64)) for each in test.errors(model, state))
+    errors = test.errors(functools.partial(validate, model, state.params))
+    spatial, spectral = (float(np.mean(each, dtype=np.float64)) for each in errors)
     if not math.isfinite(spatial):
         raise FloatingPointError(f"validation error {spatial} mm after epoch {epoch}")
     return {"spectral_validation_loss": spectral, "spatial_validation_loss": spatial}

@@ -90,10 +90,10 @@ def read_fit_data(
         own = devices.local_rows(count)
         blocks = (rows[start : min(start + coefficients.CHUNK, own.stop)] for start in own[:: coefficients.CHUNK])
         train = batches.resident(scores.all_rows(constants, blocks), count, devices.data_mesh(), "float32")
-        test, vertices = _validation_meshes(data, modes, MOST_VALIDATED, held_out, progress)
+        test, vertices = validation_meshes(data, model, held_out, progress)
         moved = scores.displacements(data.basis.modes[:, :modes], constants)
         return FitData(train, moved, scores.all_rows(constants, [test[:]]), vertices)
-    test, vertices = _validation_meshes(data, modes, None, held_out, progress)
+    test, vertices = validation_meshes(data, model, held_out, progress)
     if placement == "auto":
         # The modes go to the device and are copied for pictures. Test meshes on disk are read in slabs.
         copied = 3 * data.basis.modes.nbytes + (test.nbytes + vertices.nbytes if isinstance(test, np.ndarray) else 0)
@@ -133,14 +133,15 @@ def _train_rows(
     return coefficients.train_coefficients(data, modes, mirrored, progress, meshes)
 
 
-def _validation_meshes(
-    data: Data, modes: int, most: int | None, held_out: HeldOut | None, progress: Progress
+def validation_meshes(
+    data: Data, model: ModelConfig, held_out: HeldOut | None = None, progress: Progress = SILENT
 ) -> tuple[Any, Any]:
-    """Coefficients and vertices to validate on, at most so many: of the test split, or of the identities held out.
+    """Coefficients and vertices that a network is validated on: of the test split, or of the identities held out.
 
-    Arrays if they are small, else rows on disk. The train split has no original vertices. Those that all modes of the
-    dataset reconstruct take their place.
+    At most MOST_VALIDATED for a residual network. Arrays if they are small, else rows on disk. The train split has no
+    original vertices. Those that all modes of the dataset reconstruct take their place.
     """
+    modes, most = model.modes, MOST_VALIDATED if model.network == "residual" else None
     if held_out:
         spread = held_out.held[evenly_spaced(len(held_out.held), most or len(held_out.held))]
         whole = LazyCoefficients(data, "train", data.basis.num_modes, progress, spread)

@@ -14,9 +14,11 @@ import numpy as np
 from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.network import networks
 from spectral_jax.network.config import ModelConfig
-from spectral_jax.training.batches import FitData, num_steps, shuffling_key
+from spectral_jax.training import devices
+from spectral_jax.training.batches import DeviceData, FitData, num_steps, shuffling_key
 from spectral_jax.training.config import TrainConfig
 from spectral_jax.training.dispatch import StepRange, TrainContext, train_epochs
+from spectral_jax.training.loop import TestMeshes
 from spectral_jax.training.schedule import Plateau, learning_rates, step_plateau
 from spectral_jax.training.state import EpochMetrics, init_state
 from spectral_jax.training.step import validate
@@ -58,7 +60,11 @@ def sweep(
     validation_mm: list[float | None] = [None] * len(configs)
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(init_state(model_config, c) for c in configs))
     keys = jnp.stack([shuffling_key(c.seed) for c in configs])
-    train, *test = jax.device_put((*data, constants))
+    device_mesh = devices.data_mesh(jax.devices()[:1])
+    train = data.train_coefficients
+    train = train.coefficients if isinstance(train, DeviceData) else jax.device_put(train)
+    constants = jax.device_put(constants)
+    test = TestMeshes(device_mesh, data, constants)
     steps, every, epoch = num_steps(len(train), config.batch_size), config.validate_every, 0
     progress.update(task, 0, config.epochs)
     while epoch < config.epochs:
@@ -66,12 +72,12 @@ def sweep(
         ahead = np.stack([learning_rates(c, plateau, mm, epoch, steps) for c, plateau, mm in arguments])
         count = min(ahead.shape[1], every - epoch % every, config.epochs - epoch)
         taken = StepRange(np.int32(epoch), np.int32(count), np.int32(0), np.int32(steps), ahead)
-        states = _train(context, states, train, keys, taken, test[-1])
+        states = _train(context, states, train, keys, taken, constants)
         epoch += count
         due, errors = epoch % every == 0, None
         if due or epoch == config.epochs:
-            each = np.asarray(_validate(context.model, states.params, *test), np.float64)
-            errors = np.mean(each, axis=1)
+            each, _ = test.errors(functools.partial(_validate, context.model, states.params))
+            errors = np.mean(each, axis=1, dtype=np.float64)
         for i, trial in enumerate(trials):
             for done in range(epoch - count + 1, epoch + 1):
                 if errors is not None and done == epoch:
@@ -93,4 +99,4 @@ def _train(context, states, coefficients, keys, steps, constants):
 
 @functools.partial(jax.jit, static_argnames="model")
 def _validate(model, params, *test):
-    return jax.vmap(lambda params: validate(model, params, *test)[0])(params)
+    return jax.vmap(lambda params: validate(model, params, *test))(params)
