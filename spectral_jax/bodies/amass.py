@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,21 +96,35 @@ def _recordings(name: str, place: Path) -> list[Recording]:
     return [Recording(path, name, path.parent.name) for path in sorted(paths) if path.is_file()]
 
 
-def published_splits(sets: dict[str, list[Recording]], allow_missing: bool) -> dict[str, list[Recording]]:
-    """Sequences of the train and test sets of the published system.
+def published_splits(
+    sets: dict[str, list[Recording]], allow_missing: bool, chosen: Mapping[str, Sequence[str]] = SPLITS
+) -> dict[str, list[Recording]]:
+    """Sequences of the chosen train and test sets, by default those of the published system.
 
-    Raises ValueError listing the missing sets; if sets may be missing, only when a split has none.
+    Raises ValueError for a set that AMASS does not have or that is in both splits, and listing the missing sets; if
+    sets may be missing, only when a split has none.
     """
-    missing = [name for names in SPLITS.values() for name in names if name not in sets]
+    chosen = {split: [_known_set(name) for name in names] for split, names in chosen.items()}
+    if both := set(chosen["train"]) & set(chosen["test"]):
+        raise ValueError(f"the set {min(both)} is both to train on and to test on")
+    missing = [name for names in chosen.values() for name in names if name not in sets]
     if missing and not allow_missing:
         raise ValueError(
-            f"{len(missing)} of {sum(map(len, SPLITS.values()))} sets are missing: {', '.join(missing)} (available: "
+            f"{len(missing)} of {sum(map(len, chosen.values()))} sets are missing: {', '.join(missing)} (available: "
             f"{', '.join(sorted(sets)) or 'none'}); --allow-missing builds without them"
         )
-    for split, names in SPLITS.items():
+    for split, names in chosen.items():
         if not sets.keys() & names:
             raise ValueError(f"the {split} split is empty, expected at least one of {', '.join(names)}")
-    return {split: [r for name in names for r in sets.get(name, [])] for split, names in SPLITS.items()}
+    return {split: [r for name in names for r in sets.get(name, [])] for split, names in chosen.items()}
+
+
+def _known_set(name: str) -> str:
+    """The set that a user calls so. Raises ValueError for none."""
+    known = _set_called(name)
+    if known is None:
+        raise ValueError(f"AMASS has no set {name!r}; its sets: {', '.join(SETS)}")
+    return known
 
 
 def dfaust_splits(sets: dict[str, list[Recording]], allow_missing: bool) -> dict[str, list[Recording]]:

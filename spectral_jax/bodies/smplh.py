@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from scipy.spatial.transform import Rotation
 
 from spectral_jax.bodies import smplh_pickle
 from spectral_jax.files import safe_files
 
 NUM_BETAS = 16
+TO_Y_UP = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]])  # from coordinates whose z points up
 
 
 def arrays_of(num_joints: int) -> dict[str, tuple[int | str, ...]]:
@@ -193,6 +196,14 @@ def pose_bodies(
     return _pose(body.model, poses, betas)
 
 
+def orient(
+    vertices: Float[Array, "batch vertex 3"], rotations: Float[np.ndarray, "batch 3"]
+) -> Float[Array, "batch vertex 3"]:
+    """Turn bodies about the pelvis by axis-angles in AMASS's world, whose z points up, into one whose y does."""
+    turns = TO_Y_UP @ Rotation.from_rotvec(rotations).as_matrix()
+    return jnp.einsum("bvc,bdc->bvd", vertices, turns.astype(np.float32), precision="highest")
+
+
 @partial(jax.jit, static_argnums=0)
 def _pose(model: Any, poses: Array, betas: Array) -> Array:
     """Pose by one product with the dense skinning weights: three times as fast on a CPU as body-models' gathers."""
@@ -202,7 +213,7 @@ def _pose(model: Any, poses: Array, betas: Array) -> Array:
         identity = model.prepare_identity(betas.astype("float32"))
         pose = model.prepare_pose(*parts, identity=identity)
         rest = model.apply_pose_correctives(identity=identity, pose=pose).transpose(1, 2, 0)
-        blended = jax.numpy.einsum("vj,bjrc->vrcb", model.skin_weights, pose["skinning_transforms"][:, :, :3])
+        blended = jnp.einsum("vj,bjrc->vrcb", model.skin_weights, pose["skinning_transforms"][:, :, :3])
         vertices = sum(blended[:, :, c] * rest[:, None, c] for c in range(3)) + blended[:, :, 3]
         pelvis = pose["skeleton_transforms"][:, 0, :3, 3]
         return vertices.transpose(2, 0, 1) - pelvis[:, None]

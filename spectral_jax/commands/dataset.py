@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spectral_jax.commands.console import Bars, shown_warnings
-from spectral_jax.data.recipes import DEMO_DATA, DemoRecipe, MeshRecipe, PublishedRecipe
+from spectral_jax.data.recipes import DEMO_DATA, AmassRecipe, DemoRecipe, MeshRecipe, PublishedRecipe
 
 if TYPE_CHECKING:
     from spectral_jax.data.dataset import Data
@@ -31,7 +31,7 @@ class DatasetDemo(DemoRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetAmass(PublishedRecipe):
+class DatasetAmass(AmassRecipe):
     """Build the published AMASS dataset: every 100th frame from the middle of each sequence."""
 
     def __call__(self) -> None:

@@ -5,6 +5,7 @@ Each example is one frame of a motion: pelvis at the origin, root orientation re
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.bodies import amass
 from spectral_jax.bodies.amass import Recording
 from spectral_jax.bodies.motion import NUM_POSES, MotionSequence, read_sequence, write_demo_motions
-from spectral_jax.bodies.smplh import Body, demo_body_path, find_bodies, load_body, pose_bodies
+from spectral_jax.bodies.smplh import Body, demo_body_path, find_bodies, load_body, orient, pose_bodies
 from spectral_jax.data import projection, writer
 from spectral_jax.data.projection import Projector, Row
 from spectral_jax.data.recipes import DemoRecipe, PublishedRecipe
@@ -66,8 +67,12 @@ def published(which: Literal["amass", "dfaust"], recipe: PublishedRecipe, progre
     and, if strict, for a sequence file that cannot be read.
     """
     writer.check_replaceable(recipe.out, recipe.overwrite)
-    choose = amass.published_splits if which == "amass" else amass.dfaust_splits
-    splits = choose(amass.find_sets(recipe.amass), recipe.allow_missing)
+    frames, sets = _frames(which, recipe), amass.find_sets(recipe.amass)
+    own = {split: getattr(recipe, f"{split}_sets", names) for split, names in amass.SPLITS.items()}
+    if which == "amass":
+        splits = amass.published_splits(sets, recipe.allow_missing, own)
+    else:
+        splits = amass.dfaust_splits(sets, recipe.allow_missing)
     paths = find_bodies(recipe.body_dir)
     bodies = {sex: load_body(paths[sex]) for sex in ("male", "female")}
     male, female = bodies["male"], bodies["female"]
@@ -80,8 +85,7 @@ def published(which: Literal["amass", "dfaust"], recipe: PublishedRecipe, progre
         )
     template = _rest_shape(male)
     basis = projection.choose_basis(template, recipe, progress)
-    projector = _projector(basis, bodies)
-    frames = _amass_frames if which == "amass" else range
+    projector = _projector(basis, bodies, recipe.keep_root)
     sources = {}
     for split, recordings in splits.items():
         files = [paths["male"], paths["female"], *(r.path for r in recordings)]
@@ -89,17 +93,37 @@ def published(which: Literal["amass", "dfaust"], recipe: PublishedRecipe, progre
         chosen = Recordings(recordings, frames, recipe.strict, 3 * male.num_joints)
         sources[split] = chosen.source(projector, split == "test", version)
     metadata = {"recipe": which, "folder": str(recipe.amass), "body_folder": str(recipe.body_dir), "body": male.name}
+    options = {"every": recipe.every, "fps": recipe.fps, "keep_root": recipe.keep_root or None}
+    metadata |= {name: value for name, value in options.items() if value is not None}
+    if which == "amass" and own != amass.SPLITS:
+        metadata |= {f"{split}_sets": list(names) for split, names in own.items()}
     overwrite = recipe.overwrite
     return writer.write(recipe.out, basis, template, sources, metadata, overwrite=overwrite, progress=progress)
 
 
-def _demo_frames(count: int) -> list[int]:
-    return np.linspace(0, count, DEMO_FRAMES, endpoint=False).astype(int).tolist()
+def _demo_frames(sequence: MotionSequence) -> list[int]:
+    return np.linspace(0, len(sequence.poses), DEMO_FRAMES, endpoint=False).astype(int).tolist()
 
 
-def _amass_frames(count: int) -> range:
-    """Every 100th frame between 10 % and 90 % of the sequence."""
-    return range(int(0.1 * count), int(0.9 * count), 100)
+def _frames(which: Literal["amass", "dfaust"], recipe: PublishedRecipe) -> Callable[[MotionSequence], Iterable[int]]:
+    """The frames of a sequence that become examples. Raises ValueError for options that choose none."""
+    every, fps = recipe.every, recipe.fps
+    if every is not None and fps is not None:
+        raise ValueError(f"--every {every} and --fps {fps:g} both choose frames: give one")
+    if (every is not None and every < 1) or (fps is not None and not 0 < fps < math.inf):
+        raise ValueError(f"--every and --fps must be above 0, not {every if fps is None else fps}")
+
+    def frames(sequence: MotionSequence) -> Iterable[int]:
+        count = len(sequence.poses)
+        start, stop = (int(0.1 * count), int(0.9 * count)) if which == "amass" else (0, count)
+        if fps is None:
+            return range(start, stop, every or (100 if which == "amass" else 1))
+        if not sequence.framerate:
+            raise ValueError(f"the file has no frame rate, which --fps {fps:g} needs")
+        chosen = np.arange(start, stop, max(1.0, sequence.framerate / fps))
+        return chosen.astype(int).tolist()
+
+    return frames
 
 
 def _rest_shape(body: Body) -> Mesh:
@@ -109,9 +133,14 @@ def _rest_shape(body: Body) -> Mesh:
     return Mesh(np.asarray(pose_bodies(body, poses, betas)[0]), body.faces)
 
 
-def _projector(basis: SpectralBasis, bodies: Mapping[str, Body]) -> Projector:
+def _projector(basis: SpectralBasis, bodies: Mapping[str, Body], keep_root: bool = False) -> Projector:
     """Projects rows of poses and betas, whose kind is the sex of the body."""
-    return Projector(basis, lambda sex, poses, betas: pose_bodies(bodies[sex], poses, betas), projection.BATCH)
+
+    def vertices_of(sex, poses, betas):
+        vertices = pose_bodies(bodies[sex], poses, betas)
+        return orient(vertices, poses[:, :3]) if keep_root else vertices
+
+    return Projector(basis, vertices_of, projection.BATCH)
 
 
 @dataclass(frozen=True)
@@ -120,13 +149,13 @@ class Recordings:
 
     Attributes:
       recordings: in order.
-      frames: given the length of a sequence, the frames that become examples.
+      frames: given a sequence, the frames that become examples; ValueError if it does not tell.
       strict: raise for a file that cannot be read, instead of skipping it.
       num_poses: numbers in a pose of the bodies.
     """
 
     recordings: Sequence[Recording]
-    frames: Callable[[int], Iterable[int]]
+    frames: Callable[[MotionSequence], Iterable[int]]
     strict: bool
     num_poses: int = NUM_POSES
 
@@ -138,26 +167,30 @@ class Recordings:
     def rows(self, start: int) -> Iterator[tuple[int, Row | Skipped]]:
         """Pose and shape of the chosen frames from recording `start` on; a thread reads the files ahead."""
         with ThreadPoolExecutor(1) as pool:
-            ahead: deque[Future[MotionSequence | ValueError]] = deque()
+            ahead: deque[Future[tuple[MotionSequence, Iterable[int]] | ValueError]] = deque()
             later = iter(self.recordings[start:])
             for index in range(start, len(self.recordings)):
                 more = islice(later, FILES_AHEAD - len(ahead))
-                ahead.extend(pool.submit(_read, recording.path, self.num_poses) for recording in more)
-                recording, sequence = self.recordings[index], ahead.popleft().result()
-                if isinstance(sequence, ValueError):
+                ahead.extend(pool.submit(self._read, recording.path) for recording in more)
+                recording, read = self.recordings[index], ahead.popleft().result()
+                if isinstance(read, ValueError):
                     if self.strict:
-                        raise sequence
-                    yield index, Skipped(str(sequence))
+                        raise read
+                    yield index, Skipped(str(read))
                     continue
+                sequence, frames = read
                 sex = "female" if sequence.gender == "female" else "male"
-                for frame in self.frames(len(sequence.poses)):
+                for frame in frames:
                     labels = (recording.identity, recording.dataset, recording.path.name, frame, sequence.gender)
                     yield index, Row(sex, (sequence.poses[frame], sequence.betas), labels)
 
-
-def _read(path: Path, num_poses: int) -> MotionSequence | ValueError:
-    """The sequence in a file, or the reason why it cannot be read."""
-    try:
-        return read_sequence(path, num_poses)
-    except ValueError as error:
-        return error
+    def _read(self, path: Path) -> tuple[MotionSequence, Iterable[int]] | ValueError:
+        """The sequence in a file and its chosen frames, or the reason why there are none."""
+        try:
+            sequence = read_sequence(path, self.num_poses)
+        except ValueError as error:
+            return error
+        try:
+            return sequence, self.frames(sequence)
+        except ValueError as error:
+            return ValueError(f"{path}: {error}")

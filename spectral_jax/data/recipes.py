@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from spectral_jax.bodies.amass import SPLITS
 from spectral_jax.geometry.mesh import MOST_BYTES, Operator
 from spectral_jax.geometry.sequences import Axis, Center
 
@@ -51,12 +52,28 @@ class PublishedRecipe:
     """Laplacian that the modes are computed from; the published networks use the graph Laplacian."""
     basis: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Basis (.npz) to use instead of computing one, such as that of a network to continue training."""
+    every: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Take every N-th frame (default: 100 for AMASS, of the middle 80 % of a sequence; 1 for DFAUST)."""
+    fps: Annotated[float | None, tyro.conf.arg(metavar="F")] = None
+    """Take so many frames per second instead, by the frame rate of each sequence."""
+    keep_root: bool = False
+    """Keep the orientation of each body, with y up; the published datasets remove it."""
     allow_missing: bool = False
     """Build without the sets or identities that are missing."""
     strict: bool = False
     """Stop at a sequence file that cannot be read, instead of skipping it."""
     overwrite: bool = False
     """Replace the dataset in the folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmassRecipe(PublishedRecipe):
+    """The published AMASS dataset, or another choice of AMASS's sets."""
+
+    train_sets: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SET [SET ...]")] = SPLITS["train"]
+    """Sets to train on."""
+    test_sets: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SET [SET ...]")] = SPLITS["test"]
+    """Sets to test on."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -289,6 +289,41 @@ def test_dfaust_takes_every_frame_and_splits_by_identity(bodies, tmp_path, capsy
     assert len(dataset.open_prepared(tmp_path / "fewer").metadata["identities"]["train"]) == 7
 
 
+def test_other_sets_frames_and_the_root_orientation(bodies, tmp_path, capsys):
+    poses = synthesise("squat", 130, 60.0, 1)
+    poses[:, :3] = [0.3, 2.0, -1.0]
+    moving = MotionSequence(poses, np.ones(16, np.float32), "male", 60.0)
+    planned = [Planned(name, "s", "a.npz", moving) for name in ("KIT", "SFU")]
+    write_amass(tmp_path / "AMASS", planned, {"KIT": "KIT", "SFU": "SFU"})
+    options = ["dataset", "amass", "--amass", tmp_path / "AMASS", "--body-dir", bodies, "--modes", MODES, "--out"]
+    options = [*map(str, options), str(tmp_path / "out"), "--train-sets", "sfu", "--test-sets", "KIT"]
+    assert main([*options, "--fps", "20", "--keep-root"]) == 0
+    assert "fps 20.0, keep_root True" in capsys.readouterr().out
+    splits = dataset.open_prepared(tmp_path / "out").splits
+    assert {example.dataset for example in splits["train"]} == {"SFU"}
+    assert [example.frame for example in splits["test"]] == list(range(13, 117, 3))  # every third of the middle
+    body = posed(bodies / "SMPLH_MALE.npz", poses[13], np.ones(16))
+    x, y, z = (body @ Rotation.from_rotvec(poses[13, :3]).as_matrix().T).T  # in AMASS's world, z up
+    wanted = np.stack([x, z, -y], axis=1)
+    np.testing.assert_allclose(splits["test"][0].vertices, wanted, atol=rounding(wanted, 55))
+    mistakes = {
+        ("--every", "3", "--fps", "20"): ("--every 3", "--fps 20"),
+        ("--every", "0"): ("--every", "not 0"),
+        ("--train-sets", "KIT"): ("KIT is both",),
+        ("--train-sets", "Nobody"): ("no set 'Nobody'", "SFU"),
+    }
+    for words, parts in mistakes.items():
+        assert main([*options, "--overwrite", *words]) == 2
+        error = capsys.readouterr().err
+        assert all(part in error for part in parts)
+    np.savez(tmp_path / "AMASS" / "SFU" / "s" / "b.npz", poses=poses, betas=moving.betas)
+    assert main([*options, "--overwrite", "--fps", "20"]) == 0
+    assert "b.npz: the file has no frame rate, which --fps 20 needs" in capsys.readouterr().out
+    assert main([*options, "--overwrite", "--every", "50"]) == 0
+    frames = [example.frame for example in dataset.open_prepared(tmp_path / "out").splits["train"]]
+    assert frames == [13, 63, 113, 13, 63, 113]
+
+
 def test_smpl_bodies_take_poses_of_amass_and_of_smpl(bodies, tmp_path, capsys):
     for source, name in (("SMPLH_MALE.npz", "SMPL_MALE.npz"), ("female/model.npz", "SMPL_FEMALE.npz")):
         with np.load(bodies / source, allow_pickle=False) as data:
