@@ -85,13 +85,15 @@ class MeshRecipe:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder to create."""
     train: tuple[str, ...] = ()
-    """Identities to train on, as names or patterns such as 'person1*' (default: all that are not for testing)."""
+    """Identities to train on, as names or patterns such as 'person1*' (default: all that are not for testing). With
+    --split-by sequence or file, folders such as 'person1/smile' or '*/smile', or files below DIR."""
     test: tuple[str, ...] = ()
     """Identities to test on (default: all that are not for training, or the last --fraction of them)."""
     fraction: float = 0.2
-    """Share of the identities to test on if neither --train nor --test is given."""
-    split_by: Literal["identity", "mesh"] = "identity"
-    """Split by identity, so that no identity is in both splits, or draw single meshes at random."""
+    """Share of the identities (sequences, files, meshes) to test on if neither --train nor --test is given."""
+    split_by: Literal["identity", "sequence", "file", "mesh", "slice"] = "identity"
+    """What no two splits share: identities, sequences (folders of frames) or files. Or draw single meshes at random
+    (mesh), or test on the last --fraction of every hundred consecutive frames (slice)."""
     seed: int = 0
     """Seed of the split by mesh."""
     template: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None

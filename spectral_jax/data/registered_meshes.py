@@ -23,6 +23,8 @@ from spectral_jax.geometry.mesh import Connectivity, Mesh
 from spectral_jax.geometry.sequences import Item
 
 BATCH_VERTICES = 3_000_000  # vertices of a batch, at most
+SLICE = 100  # consecutive frames, whose end is for testing when split by slice
+PLURALS = {"identity": "identities", "sequence": "sequences", "file": "files", "mesh": "meshes", "slice": "meshes"}
 SHOWN = 5  # connectivities that an error lists, and files of each
 
 
@@ -139,34 +141,42 @@ class PlacedMeshes:
 def split_items(items: list[Item], recipe: MeshRecipe) -> dict[str, list[Item]]:
     """The items of "train", "test" and "unused", as the recipe's train, test, fraction, split_by and seed say.
 
-    If patterns name only one split, all other identities are in the other. Without patterns, the test split gets the
-    last identities in alphabetical order or, when split by mesh, random items (a sequence stays whole). Raises
-    ValueError for patterns that match nothing or overlap, and for a split that would be empty.
+    If patterns name only one split, all others are in the other. Without patterns, the test split gets the last
+    identities, sequences or files in alphabetical order; random items when split by mesh (a sequence in one file stays
+    whole); or the end of every hundred consecutive frames when split by slice. Raises ValueError for patterns that
+    match nothing or overlap, and for a split that would be empty.
     """
-    by_mesh = recipe.split_by == "mesh"
-    names = [item.name if by_mesh else item.identity for item in items]
+    by, fraction = recipe.split_by, recipe.fraction
+    names = [_group(item, by) for item in items]
     groups = sorted(set(names))
     if recipe.train or recipe.test:
-        if by_mesh:
+        if by in ("mesh", "slice"):
             patterns = ", ".join(recipe.train + recipe.test)
-            raise ValueError(f"--train and --test name identities: {patterns} cannot split by mesh")
-        train, test = _matching(groups, recipe.train), _matching(groups, recipe.test)
+            raise ValueError(f"--train and --test name identities, sequences or files: {patterns} cannot split by {by}")
+        train, test = (_matching(groups, patterns, by) for patterns in (recipe.train, recipe.test))
         if train & test:
-            raise ValueError(f"identity {min(train & test)} matches both a pattern for train and one for test")
+            raise ValueError(f"{by} {min(train & test)} matches both a pattern for train and one for test")
         train = train if recipe.train else set(groups) - test
         test = test if recipe.test else set(groups) - train
+    elif not 0 < fraction < 1:
+        raise ValueError(f"the fraction for test is {fraction}, expected above 0 and below 1")
+    elif by == "slice":
+        frames: dict[str, list[str]] = {}
+        for item in items:
+            frames.setdefault(_sequence(item), []).append(item.name)
+        last = SLICE - math.ceil(round(fraction * SLICE, 9))
+        test = {name for found in frames.values() for i, name in enumerate(found) if i % SLICE >= last}
+        train = set(groups) - test
     else:
-        if not 0 < recipe.fraction < 1:
-            raise ValueError(f"the fraction for test is {recipe.fraction}, expected above 0 and below 1")
-        if by_mesh:
+        if by == "mesh":
             np.random.default_rng(recipe.seed).shuffle(groups)
-        count = math.ceil(round(recipe.fraction * len(groups), 9))  # 0.07 * 100 is a little more than 7
+        count = math.ceil(round(fraction * len(groups), 9))  # 0.07 * 100 is a little more than 7
         test = set(groups[max(1, len(groups) - count) :])
         train = set(groups) - test
     if not (train and test):
         full, empty = ("train", "test") if train else ("test", "train")
-        what = f"the only {recipe.split_by}" if len(groups) == 1 else f"all {len(groups)} identities"
-        advice = "" if by_mesh else "; split by mesh instead"
+        what = f"the only {by}" if len(groups) == 1 else f"all {len(groups)} {PLURALS[by]}"
+        advice = "" if by == "mesh" else "; split by mesh instead"
         raise ValueError(f"nothing is left for {empty}: {full} gets {what}, {', '.join(groups[:10])}{advice}")
     parts: dict[str, list[Item]] = {"train": [], "test": [], "unused": []}
     for item, name in zip(items, names, strict=True):
@@ -174,13 +184,24 @@ def split_items(items: list[Item], recipe: MeshRecipe) -> dict[str, list[Item]]:
     return parts
 
 
-def _matching(identities: list[str], patterns: tuple[str, ...]) -> set[str]:
-    """Identities that equal a pattern, or match it as a file name would."""
+def _group(item: Item, by: str) -> str:
+    """What an item belongs to, and what is in one split as a whole."""
+    return item.identity if by == "identity" else _sequence(item) if by == "sequence" else item.name
+
+
+def _sequence(item: Item) -> str:
+    """The sequence of an item: itself if its file may hold several meshes, else the folder that it is in."""
+    several = item.key or item.path.suffix.lower() in (".npy", ".npz")
+    return item.name if several else Path(item.name).parent.as_posix()
+
+
+def _matching(names: list[str], patterns: tuple[str, ...], kind: str) -> set[str]:
+    """Names that equal a pattern, or match it as a file name would."""
     found: set[str] = set()
     for pattern in patterns:
-        matches = {name for name in identities if name == pattern or fnmatchcase(name, pattern)}
+        matches = {name for name in names if name == pattern or fnmatchcase(name, pattern)}
         if not matches:
-            some = ", ".join(identities[:10]) + (", ..." if len(identities) > 10 else "")
-            raise ValueError(f"no identity matches {pattern!r}, available ({len(identities)}): {some}")
+            some = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            raise ValueError(f"no {kind} matches {pattern!r}, available ({len(names)}): {some}")
         found |= matches
     return found

@@ -398,6 +398,36 @@ def test_split_by_fraction_takes_the_last_identities():
     assert parts["train"] + parts["test"] == ITEMS
 
 
+FACES = [
+    Item(Path(f"{k:03d}.ply"), "", who, f"{who}/{kind}/{k:03d}.ply")
+    for who in ("an", "bo") for kind in ("cry", "smile") for k in range(120)
+]  # fmt: skip
+
+
+def test_split_by_sequence_and_by_file():
+    """Expressions, as faces are split to test extrapolation; an array is a sequence of its own."""
+    parts = split(FACES, split_by="sequence", test=("*/smile",))
+    assert {item.name.split("/")[1] for item in parts["test"]} == {"smile"}
+    assert {item.name.split("/")[1] for item in parts["train"]} == {"cry"}
+    assert len(parts["test"]) == len(parts["train"]) == 240
+    last = split(FACES, split_by="sequence", fraction=0.25)["test"]
+    assert {item.name.rsplit("/", 1)[0] for item in last} == {"bo/smile"}
+    arrays = [Item(Path(name), "", "an", f"an/{name}") for name in ("a.npy", "b.npy", "c.npy")]
+    assert split(arrays, split_by="sequence", test=("an/b.npy",))["test"] == arrays[1:2]
+    parts = split(FACES, split_by="file", test=("an/*/00?.ply", "bo/cry/007.ply"))
+    assert len(parts["test"]) == 21
+    with pytest.raises(ValueError, match=r"no sequence matches 'smile', available .4.: an/cry, an/smile"):
+        split(FACES, split_by="sequence", test=("smile",))
+
+
+def test_split_by_slice_tests_on_the_end_of_every_hundred_frames():
+    """As faces are split to test interpolation: ten frames of a hundred, in each sequence."""
+    parts = split(FACES, split_by="slice", fraction=0.1)
+    assert [item.name for item in parts["test"][:10]] == [f"an/cry/{k:03d}.ply" for k in range(90, 100)]
+    assert len(parts["test"]) == 40
+    assert sorted(parts["train"] + parts["test"], key=FACES.index) == FACES
+
+
 def test_split_by_mesh_is_random_and_repeatable():
     parts = split(split_by="mesh", fraction=0.25, seed=3)
     assert len(parts["test"]) == 3
