@@ -28,6 +28,7 @@ from spectral_jax.commands.evaluate import Eval
 from spectral_jax.commands.inference import Decode, Encode
 from spectral_jax.commands.info import DatasetInfo
 from spectral_jax.commands.interpolate import Filter, Interpolate, Mix, Sample
+from spectral_jax.commands.probe import Probe, Swap
 from spectral_jax.commands.release import Export, ImportRelease
 from spectral_jax.commands.report import Report
 from spectral_jax.commands.sweep import Sweep
@@ -53,6 +54,8 @@ COMMANDS = {
     "sample": Sample,
     "filter": Filter,
     "mix": Mix,
+    "probe": Probe,
+    "swap": Swap,
     "convert": Convert,
     "export": Export,
     "import": ImportRelease,
