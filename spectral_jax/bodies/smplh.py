@@ -133,6 +133,20 @@ def load_body(path: Path | str) -> Body:
     return Body(model, np.asarray(model.faces, np.int32))
 
 
+def read_joint_regressor(path: Path | str) -> Float[np.ndarray, "joint vertex"]:
+    """The matrix from vertices to joints in a body file, or in a .npy file of numbers (joint, vertex).
+
+    Raises ValueError as `load_body` does, and for an array of another shape.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".npy":
+        return _read_arrays(path)["J_regressor"].astype(np.float32)
+    array = safe_files.open_npy(path)
+    if array.ndim != 2 or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise ValueError(f"{path}: {array.dtype} {array.shape}, expected finite numbers (joint, vertex)")
+    return np.asarray(array, np.float32)
+
+
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"{path}: no such body file")

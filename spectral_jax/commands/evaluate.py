@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 from rich.console import Console
@@ -53,12 +53,19 @@ class Eval:
     """Other run folders to evaluate on the same meshes, as rows of the same table."""
     measures: bool = False
     """Also measure the network and PCA as shape models: compactness, generalisation and specificity."""
+    vertex_errors: bool = False
+    """Also print mean, standard deviation and median over all vertices, and the mean after rigid alignment."""
+    joints: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also print the mean error of joints (MPJPE): a body file, or a .npy file (joint, vertex) that gives them."""
     json: Path | None = None
     """Also write the errors to this JSON file."""
 
     def __call__(self) -> None:
+        from spectral_jax.bodies.smplh import read_joint_regressor
+
         if self.measures and len(self.data) > 1:
             raise ValueError(f"--measures takes one dataset, not {len(self.data)}")
+        regressor = read_joint_regressor(self.joints) if self.joints else None
         rows = [self._evaluate(data) for data in self.data or (None,)]
         records = []
         for results in rows:
@@ -68,6 +75,8 @@ class Eval:
             for line in baseline_notes(results):
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
             records.append(dataclasses.asdict(first.summary))
+            if self.vertex_errors or self.joints:
+                records[-1]["vertex_errors"] = self._measure_vertices(results, regressor)
             if others:
                 records[-1]["compared"] = {str(other.run.path): dataclasses.asdict(other.summary) for other in others}
         if len(rows) > 1:
@@ -97,6 +106,23 @@ class Eval:
                 summary = evaluate.evaluate(each.run, each.data, self.split, bars, baselines)
                 results.append(Result(each.run, each.data, summary, baselines))
         return results
+
+    def _measure_vertices(self, results: Sequence[Result], regressor: Any) -> dict[str, dict[str, float | None]]:
+        """Measure and print the errors over all vertices of each run."""
+        from spectral_jax.runs import evaluate, opened, vertex_errors
+
+        table, found = Table("over all vertices, mm", title=f"{results[0].data.path}, {self.split} split"), {}
+        titles = ("mean", "std", "median", "rigidly aligned", *(["joints"] if self.joints else []))
+        for title in titles:
+            table.add_column(title, justify="right")
+        names = evaluate.titles([result.run for result in results])
+        with Bars() as bars:
+            for name, result in zip(names, results, strict=True):
+                errors = vertex_errors.measure(opened.OpenedRun(result.run, result.data), self.split, regressor, bars)
+                found[str(result.run.path)] = errors._asdict()
+                table.add_row(name, *(_millimetres(mm) for mm in errors[: len(titles)]))
+        Console().print(table)
+        return found
 
 
 def baseline_notes(results: Sequence[Result]) -> Iterator[str]:

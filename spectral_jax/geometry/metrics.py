@@ -28,6 +28,17 @@ def vertex_errors_mm(
     return 1000 * jnp.linalg.norm(vertices - other, axis=-1)
 
 
+def rigidly_aligned(
+    vertices: Float[Array | np.ndarray, "batch vertex 3"], target: Float[Array | np.ndarray, "batch vertex 3"]
+) -> Float[Array, "batch vertex 3"]:
+    """Meshes moved and turned, not mirrored, onto others with the least squared distances (Kabsch 1976)."""
+    aim = target.mean(axis=1, keepdims=True)
+    centred = vertices - vertices.mean(axis=1, keepdims=True)
+    left, _, right = jnp.linalg.svd(jnp.einsum("bvi,bvj->bij", target - aim, centred, precision="highest"))
+    left = left.at[:, :, 2].multiply(jnp.sign(jnp.linalg.det(left @ right))[:, None])
+    return jnp.einsum("bij,bvj->bvi", left @ right, centred, precision="highest") + aim
+
+
 def summarise(errors_mm: Float[Array | np.ndarray, "mesh"]) -> ErrorSummary:
     """Summarise per-mesh errors in float64, by the statistics of the published evaluation."""
     errors = np.asarray(errors_mm, np.float64)

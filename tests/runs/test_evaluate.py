@@ -9,10 +9,12 @@ from helpers import TINY, Counted, sphere_examples, write_2026
 
 from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
+from spectral_jax.cli import main
 from spectral_jax.data import dataset, pytorch_layouts, writer
 from spectral_jax.network.autoencoder import SpectralAutoencoder, init_params
 from spectral_jax.network.config import ModelConfig
 from spectral_jax.runs import evaluate
+from spectral_jax.runs.opened import open_run
 from spectral_jax.runs.run import Run, RunConfig
 from spectral_jax.training.config import TrainConfig
 
@@ -57,7 +59,6 @@ def test_summary_against_numpy(splits, tmp_path, modes):
 
 def test_a_run_is_evaluated_in_one_line(data_folder, tmp_path, capsys):
     import spectral_jax as sj
-    from spectral_jax.cli import main
 
     options = ["--epochs", "1", "--latent-size", "3", "--validate-every", "1"]
     assert main(["train", "--data", str(data_folder), "--run", str(tmp_path / "run"), *options]) == 0
@@ -165,3 +166,29 @@ def test_baselines_are_those_of_the_train_split_that_the_run_was_trained_on(
     away = dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, data=str(tmp_path / "away")))
     own = dataset.read_split(dataset.open_prepared(other), "train")
     assert evaluate.evaluate(away, other) == evaluate.evaluate_split(loaded, basis, own, test)
+
+
+def test_errors_over_all_vertices_against_numpy(trained_run, data_folder, tmp_path, capsys):
+    opened = open_run(trained_run)
+    test = dataset.read_split(opened.data, "test", opened.num_modes)
+    found = opened.codec.reconstruct(test.coefficients)
+    errors = 1000 * np.linalg.norm(found.astype(np.float64) - test.vertices, axis=-1)
+    regressor = np.random.default_rng(0).dirichlet(np.ones(opened.basis.num_vertices), 5)
+    np.save(tmp_path / "joints.npy", regressor)
+    json_file = tmp_path / "errors.json"
+    words = ["eval", str(trained_run), "--vertex-errors", "--json", str(json_file), "--joints"]
+    assert main([*words, str(tmp_path / "joints.npy")]) == 0
+    (measured,) = json.loads(json_file.read_text())["vertex_errors"].values()
+    assert measured["mean_mm"] == pytest.approx(errors.mean(), rel=1e-4)
+    assert measured["std_mm"] == pytest.approx(errors.std(), rel=1e-3)
+    lower = np.quantile(errors, 0.5, method="lower")  # of an even number of vertices
+    assert measured["median_mm"] == pytest.approx(lower, abs=0.02)
+    assert measured["aligned_mm"] <= measured["mean_mm"]
+    joints = 1000 * np.linalg.norm(regressor @ (found - test.vertices), axis=-1)
+    assert measured["joints_mm"] == pytest.approx(joints.mean(), rel=1e-3)
+    assert f"{errors.mean():.2f}" in capsys.readouterr().out
+    np.save(tmp_path / "joints.npy", regressor[:, :7])
+    assert main([*words, str(tmp_path / "joints.npy")]) == 2
+    error = capsys.readouterr().err
+    assert "7 vertices" in error
+    assert f"have {opened.basis.num_vertices}" in error
