@@ -31,6 +31,7 @@ NEEDS = {
     "torch": (lambda: importlib.util.find_spec("torch"), "pip install 'spectral-jax[torch]'"),
     "browser": (chromium, "Chromium: apt install chromium, or the like"),
     "polyscope": (lambda: imports("polyscope"), "Polyscope with its system libraries, libX11 and libGL"),
+    "onnx": (lambda: imports("onnx") and imports("onnxruntime"), "pip install 'spectral-jax[onnx]' onnxruntime"),
     "egl": (lambda: ctypes.util.find_library("EGL"), "EGL to draw without a display: apt install libegl1"),
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,29 @@ def write_2026(root, data):
 def contents(folder):
     """The bytes of each file in a folder, by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def read_glb(path):
+    """The JSON and the buffer of a .glb, read by the specification alone."""
+    content = path.read_bytes()
+    magic, version, length = struct.unpack("<4sII", content[:12])
+    assert (magic, version, length) == (b"glTF", 2, len(content))
+    size, kind = struct.unpack("<I4s", content[12:20])
+    assert kind == b"JSON"
+    assert size % 4 == 0
+    rest, kind = struct.unpack("<I4s", content[20 + size : 28 + size])
+    assert kind == b"BIN\0"
+    assert rest == len(content) - 28 - size
+    return json.loads(content[20 : 20 + size]), content[28 + size :]
+
+
+def glb_array(document, buffer, index):
+    """An array of a .glb."""
+    accessor = document["accessors"][index]
+    view = document["bufferViews"][accessor["bufferView"]]
+    data = buffer[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
+    values = np.frombuffer(data, {5126: "<f4", 5125: "<u4"}[accessor["componentType"]])
+    return values.reshape(-1, 3) if accessor["type"] == "VEC3" else values
 
 
 class Interrupting(Silent):

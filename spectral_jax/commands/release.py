@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from spectral_jax.commands.console import check_free
+from spectral_jax.commands.console import Bars, check_free
 from spectral_jax.commands.dataset import data_source, open_data
-from spectral_jax.commands.network import Checkpoint
+from spectral_jax.commands.network import Checkpoint, open_run
 
 
 @dataclass(frozen=True)
 class Export:
-    """Export a trained network as a single file: parameters by name, options, and a signature of its basis."""
+    """Export a trained network as one file, for this package, for other programs, or as shapes with sliders.
+
+    .npz or .safetensors: parameters by name, options and a signature of the basis, which `import` reads. .onnx: the
+    decoder or the encoder with the basis, which runs without Python. .glb: the mean mesh, with sliders in Blender and
+    web viewers that move it along the leading directions of the latents.
+    """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """The file to write: .npz, or .safetensors if that package is installed."""
+    """The file to write: .npz, .glb, or .safetensors or .onnx if the package of that name is installed."""
+    part: Annotated[Literal["decoder", "encoder"] | None, tyro.conf.arg(metavar="{decoder,encoder}")] = None
+    """For .onnx: latents to vertices, or vertices to latents (default: decoder)."""
+    latents: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """For .glb: number of directions, each with two sliders (default: 10, or all where a latent has fewer numbers)."""
+    data: str | None = None
+    """For .glb: the dataset with the train split (default: the one the run was trained on)."""
     checkpoint: Checkpoint = None
     """The newest checkpoint (last) or the one with the lowest validation error (best) (default: last for SAE-LP, best
     for the residual network)."""
@@ -28,13 +39,29 @@ class Export:
     """Replace the file if it exists."""
 
     def __call__(self) -> None:
-        from spectral_jax.runs import bundle, run
+        from spectral_jax.runs import bundle, onnx_export, run, shapes
 
+        kind = self.file.suffix
+        if kind not in (".npz", ".safetensors", ".onnx", ".glb"):
+            raise ValueError(f"{self.file}: a network is exported as .npz, .safetensors, .onnx or .glb, not {kind!r}")
+        for option, its_kind in (("part", ".onnx"), ("latents", ".glb"), ("data", ".glb")):
+            if (value := getattr(self, option)) is not None and kind != its_kind:
+                raise ValueError(f"--{option} {value} is for {its_kind} files, not for {self.file}")
         check_free(self.file, self.overwrite)
-        loaded = run.load_run(self.run, self.checkpoint)
-        bundle.save_release(self.file, loaded)
-        size = self.file.stat().st_size
-        print(f"{self.file}: epoch {loaded.epoch} of {self.run}, {size / 1e6:.1f} MB")
+        if kind == ".glb":
+            opened = open_run(self.run, self.data, self.checkpoint)
+            with Bars() as bars:
+                what = f"{shapes.write(self.file, opened, self.latents, bars)} directions"
+            loaded = opened.run
+        else:
+            loaded = run.load_run(self.run, self.checkpoint)
+            if kind == ".onnx":
+                what = self.part or "decoder"
+                onnx_export.save(self.file, loaded, what)
+            else:
+                what = "network"
+                bundle.save_release(self.file, loaded)
+        print(f"{self.file}: {what}, epoch {loaded.epoch} of {self.run}, {self.file.stat().st_size / 1e6:.1f} MB")
 
 
 @dataclass(frozen=True)

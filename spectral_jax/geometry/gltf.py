@@ -1,9 +1,13 @@
-"""Binary glTF 2.0 (.glb): a coloured mesh, or a path of meshes as an animation that Blender and web viewers play."""
+"""Binary glTF 2.0 (.glb): a coloured mesh, a path of meshes as an animation, or a mesh with sliders.
+
+Blender and web viewers play the animation, and show a slider for each named shape.
+"""
 
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +51,20 @@ class _Buffer:
     def add_faces(self, faces: Int[np.ndarray, "face 3"]) -> int:
         """Add faces; the index of their accessor."""
         return self.add(faces.astype(np.uint32).ravel(), "SCALAR", INDEX_BUFFER)
+
+    def add_shapes(
+        self,
+        base: Float[np.ndarray, "vertex 3"],
+        faces: Int[np.ndarray, "face 3"],
+        shapes: Float[np.ndarray, "shape vertex 3"],
+    ) -> dict[str, Any]:
+        """Add a mesh, and other shapes of it as morph targets; its primitive."""
+        return {
+            "attributes": {"POSITION": self.add_vertices(base)},
+            "indices": self.add_faces(faces),
+            "targets": [{"POSITION": self.add_vertices(shape - base)} for shape in shapes],
+            "material": 0,
+        }
 
     def pack(self, mesh: dict[str, Any], **parts: Any) -> bytes:
         """The .glb of a scene of one mesh; `parts` are further parts of its document."""
@@ -102,12 +120,7 @@ def write_animation(
     times = np.linspace(0, 2 * seconds, len(order), dtype=np.float32)
     weights = np.eye(num_targets + 1, dtype=np.float32)[order, 1:]  # none for the first mesh
     buffer = _Buffer()
-    primitive = {
-        "attributes": {"POSITION": buffer.add_vertices(vertices[0])},
-        "indices": buffer.add_faces(faces),
-        "targets": [{"POSITION": buffer.add_vertices(mesh - vertices[0])} for mesh in vertices[1:]],
-        "material": 0,
-    }
+    primitive = buffer.add_shapes(vertices[0], faces, vertices[1:])
     sampler = {
         "input": buffer.add(times, "SCALAR"),
         "output": buffer.add(weights.ravel(), "SCALAR"),
@@ -118,6 +131,26 @@ def write_animation(
     packed = buffer.pack(mesh, animations=[{"channels": [channel], "samplers": [sampler]}])
     with atomic.replacing(path) as partial:
         partial.write_bytes(packed)
+
+
+def write_shapes(
+    path: str | Path,
+    base: Float[np.ndarray, "vertex 3"],
+    faces: Int[np.ndarray, "face 3"],
+    shapes: Mapping[str, Float[np.ndarray, "vertex 3"]],
+) -> None:
+    """Write a mesh (metres) and other shapes of it by name: at weight 1 of its slider, the mesh is that shape.
+
+    Sliders add up: at several of them, the displacements of their shapes are added. Raises ValueError without a shape.
+    """
+    if not shapes:
+        raise ValueError(f"{path}: a mesh with sliders needs at least 1 shape, not 0")
+    buffer = _Buffer()
+    primitive = buffer.add_shapes(base, faces, np.stack([*shapes.values()]))
+    # The format itself has no names of morph targets; Blender and viewers read them from here.
+    mesh = {"primitives": [primitive], "weights": [0.0] * len(shapes), "extras": {"targetNames": [*shapes]}}
+    with atomic.replacing(path) as partial:
+        partial.write_bytes(buffer.pack(mesh))
 
 
 def vertex_normals(

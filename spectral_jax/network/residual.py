@@ -104,7 +104,7 @@ class ScoreAutoencoder(nn.Module):
         """A correction (batch, size) for x; in a symmetric network, its part that has the symmetry."""
         if not self.config.symmetric:
             return correction(x)
-        before, after = (_padded_signs(self.signs.value, width)[None] for width in (x.shape[1], size))
+        before, after = (padded_signs(self.signs.value, width)[None] for width in (x.shape[1], size))
         plain, mirrored = jnp.split(correction(jnp.concatenate([x, before * x])), 2)
         return (plain + after * mirrored) / 2
 
@@ -185,7 +185,7 @@ def principal_of(constants: dict[str, Any]) -> Principal:
     return Principal(constants["mean"], constants["directions"], deviations)
 
 
-def _padded_signs(signs: Array | np.ndarray, size: int) -> Array:
+def padded_signs(signs: Array | np.ndarray, size: int) -> Array:
     """The first signs, or all of them and ones."""
     return jnp.pad(signs, (0, max(0, size - len(signs))), constant_values=1)[:size]
 

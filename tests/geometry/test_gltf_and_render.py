@@ -1,33 +1,8 @@
-import json
-import struct
-
 import numpy as np
 import pytest
-from helpers import bumpy_spheres
+from helpers import bumpy_spheres, glb_array, read_glb
 
 from spectral_jax.geometry import gltf, render
-
-
-def read_glb(path):
-    """The JSON and the buffer of a .glb, read by the specification alone."""
-    content = path.read_bytes()
-    magic, version, length = struct.unpack("<4sII", content[:12])
-    assert (magic, version, length) == (b"glTF", 2, len(content))
-    size, kind = struct.unpack("<I4s", content[12:20])
-    assert kind == b"JSON"
-    assert size % 4 == 0
-    rest, kind = struct.unpack("<I4s", content[20 + size : 28 + size])
-    assert kind == b"BIN\0"
-    assert rest == len(content) - 28 - size
-    return json.loads(content[20 : 20 + size]), content[28 + size :]
-
-
-def array(document, buffer, index):
-    accessor = document["accessors"][index]
-    view = document["bufferViews"][accessor["bufferView"]]
-    data = buffer[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
-    values = np.frombuffer(data, {5126: "<f4", 5125: "<u4"}[accessor["componentType"]])
-    return values.reshape(-1, 3) if accessor["type"] == "VEC3" else values
 
 
 def test_an_animation_shows_each_mesh_at_its_time(sphere, tmp_path):
@@ -35,11 +10,11 @@ def test_an_animation_shows_each_mesh_at_its_time(sphere, tmp_path):
     gltf.write_animation(tmp_path / "path.glb", path, sphere.faces, seconds=1.5)
     document, buffer = read_glb(tmp_path / "path.glb")
     (primitive,) = document["meshes"][0]["primitives"]
-    np.testing.assert_array_equal(array(document, buffer, primitive["indices"]).reshape(-1, 3), sphere.faces)
-    base = array(document, buffer, primitive["attributes"]["POSITION"])
-    targets = np.stack([array(document, buffer, target["POSITION"]) for target in primitive["targets"]])
+    np.testing.assert_array_equal(glb_array(document, buffer, primitive["indices"]).reshape(-1, 3), sphere.faces)
+    base = glb_array(document, buffer, primitive["attributes"]["POSITION"])
+    targets = np.stack([glb_array(document, buffer, target["POSITION"]) for target in primitive["targets"]])
     (sampler,) = document["animations"][0]["samplers"]
-    times, weights = (array(document, buffer, sampler[name]) for name in ("input", "output"))
+    times, weights = (glb_array(document, buffer, sampler[name]) for name in ("input", "output"))
     np.testing.assert_allclose(times, np.linspace(0, 3, 7), atol=1e-6)
     for row, wanted in zip(weights.reshape(7, 3), [0, 1, 2, 3, 2, 1, 0], strict=True):
         shown = base + np.einsum("t,tvc->vc", row, targets)
@@ -63,6 +38,25 @@ def test_one_mesh_is_no_animation(sphere, tmp_path):
         gltf.write_animation(tmp_path / "path.glb", sphere.vertices[None], sphere.faces)
 
 
+def test_sliders_bear_names_and_lead_to_their_shapes(sphere, tmp_path):
+    import trimesh
+
+    base, *shapes = bumpy_spheres(sphere, 3, 0)
+    gltf.write_shapes(tmp_path / "shapes.glb", base, sphere.faces, {"thin": shapes[0], "tall": shapes[1]})
+    document, buffer = read_glb(tmp_path / "shapes.glb")
+    (mesh,) = document["meshes"]
+    assert (mesh["extras"]["targetNames"], mesh["weights"]) == (["thin", "tall"], [0, 0])
+    for target, shape in zip(mesh["primitives"][0]["targets"], shapes, strict=True):
+        moved = glb_array(document, buffer, target["POSITION"])
+        np.testing.assert_allclose(base + moved, shape, atol=1e-6)
+        bounds = document["accessors"][target["POSITION"]]
+        np.testing.assert_array_equal((bounds["min"], bounds["max"]), (moved.min(axis=0), moved.max(axis=0)))
+    loaded = trimesh.load_mesh(tmp_path / "shapes.glb", process=False)
+    np.testing.assert_array_equal(loaded.vertices, base)
+    with pytest.raises(ValueError, match=r"none\.glb: .* at least 1 shape, not 0"):
+        gltf.write_shapes(tmp_path / "none.glb", base, sphere.faces, {})
+
+
 def test_normals_of_a_sphere_point_away_from_its_middle(sphere):
     np.testing.assert_allclose(gltf.vertex_normals(*sphere), sphere.vertices, atol=0.03)
 
@@ -76,7 +70,7 @@ def test_a_coloured_mesh_is_what_gltf_readers_take_it_for(sphere, tmp_path):
     np.testing.assert_array_equal(mesh.vertices, sphere.vertices)
     np.testing.assert_array_equal(mesh.faces, sphere.faces)
     document, buffer = read_glb(tmp_path / "mesh.glb")
-    linear = array(document, buffer, document["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"])
+    linear = glb_array(document, buffer, document["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"])
     np.testing.assert_allclose(linear[:, 1], 0.21404, atol=1e-4)  # what sRGB calls a half
     assert linear[0, 0] == 0
     assert linear[-1, 0] == pytest.approx(1)
