@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # What the comparisons with PyTorch are tested with; `make test TORCH=` leaves them out.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-all slow lint bench clean
+.PHONY: demo test test-all slow lint bench release-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/spectral-jax demo
@@ -23,6 +23,9 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+release-check: $(VENV)/.installed-test # builds what a release consists of, and tries it in empty environments
+	$(BIN)/python tools/matrix.py wheel sdist
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/all.py

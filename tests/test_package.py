@@ -1,10 +1,14 @@
 import os
+import re
 import subprocess
 import sys
 import zipfile
 
 import pytest
+import yaml
 from helpers import ROOT
+
+import spectral_jax
 
 HEAVY = "flax optax orbax tensorflow_datasets tensorflow grain viser torch trimesh body_models scipy sklearn"
 
@@ -30,6 +34,39 @@ def test_public_names_resolve():
         assert name in dir(sj)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         sj.nonsense  # noqa: B018
+
+
+def test_the_citation_names_this_version_and_the_article_of_the_notice():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == spectral_jax.__version__
+    (article,) = citation["references"]
+    notice = " ".join((ROOT / "NOTICE").read_text(encoding="utf-8").split())
+    for text in (
+        article["doi"],
+        article["title"],
+        article["journal"],
+        *(a["family-names"] for a in article["authors"]),
+    ):
+        assert text in notice
+
+
+def test_versions_in_the_changelog_have_their_dates():
+    """But for the one that is being worked on."""
+    headings = re.findall("^## (.*)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[0] == "Unreleased" or headings[0].startswith(f"{spectral_jax.__version__} (")
+    assert [h for h in headings[1:] if not re.fullmatch(r"\d+\.\d+\.\d+ \((\d{4}-\d\d-\d\d|unreleased)\)", h)] == []
+
+
+@pytest.mark.parametrize("name", ["tests", "docs", "release"])
+def test_workflows_may_do_no_more_than_they_need(name):
+    """They read the code; only the job that publishes gets a token, and it runs none of this repository's code."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        assert all(
+            re.fullmatch(r"[\w./-]+@(v\d+|release/v\d+|[0-9a-f]{40})", s["uses"]) for s in job["steps"] if "uses" in s
+        )
+        assert "permissions" not in job or not any("run" in step for step in job["steps"])
 
 
 def test_wheel_holds_the_assets_and_works_outside_the_checkout(tmp_path):

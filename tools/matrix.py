@@ -5,6 +5,7 @@ A job that is not possible here says why in one line and is left out; the exit c
 """
 
 import argparse
+import functools
 import os
 import platform
 import shutil
@@ -181,23 +182,43 @@ def avx512() -> None:
     on_processor("AVX512", "SkylakeX")
 
 
-def wheel() -> None:
-    """A wheel from an sdist, in an environment without the checkout: the demo, its evaluation, and the import."""
-    place = CACHE / "wheel"
+@functools.cache
+def distributions() -> dict[str, Path]:
+    """The source distribution and the wheel made of it, built anew, by the names of their jobs; twine accepts both."""
+    place = CACHE / "dist"
     shutil.rmtree(place, ignore_errors=True)
-    run(sys.executable, "-m", "build", "--outdir", place / "dist")
-    python = environment("wheel/environment", sys.executable)
-    (built,) = (place / "dist").glob("*.whl")
-    run(python, "-m", "pip", "install", "-q", built)
+    run(sys.executable, "-m", "build", "--outdir", place)
+    (built,), (source,) = place.glob("*.whl"), place.glob("*.tar.gz")
+    run(sys.executable, "-m", "twine", "check", "--strict", built, source)
+    return {"wheel": built, "sdist": source}
+
+
+def installed(name: str) -> Path:
+    """The folder of the programs of an empty environment with this distribution. Prints what is imported there."""
+    shutil.rmtree(CACHE / name, ignore_errors=True)
+    python = environment(f"{name}/environment", sys.executable)
+    run(sys.executable, "-m", "uv", "pip", "install", "-q", "--python", python, distributions()[name])
     describe(python)
-    command = python.parent / "spectral-jax"
-    run(command, "demo", cwd=place)
-    run(command, "eval", "runs/demo", cwd=place)
-    run(python, "-c", "import spectral_jax as sj; print(sj.__file__, sj.load_run('runs/demo').epoch)", cwd=place)
+    run(python, "-c", "import spectral_jax as sj; print(sj.__file__, sj.__version__)", cwd=CACHE / name)
+    return python.parent
+
+
+def wheel() -> None:
+    """The wheel, in an empty environment without the checkout: the demo and its evaluation."""
+    command = installed("wheel") / "spectral-jax"
+    run(command, "demo", cwd=CACHE / "wheel")
+    run(command, "eval", "runs/demo", cwd=CACHE / "wheel")
+
+
+def sdist() -> None:
+    """The source distribution, in another such environment: an epoch of training on the demo data."""
+    command = installed("sdist") / "spectral-jax"
+    run(command, "train", "--network", "residual", "--epochs", "1", "--run", "runs/short", cwd=CACHE / "sdist")
+    run(command, "eval", "runs/short", cwd=CACHE / "sdist")
 
 
 JOBS: Mapping[str, Callable[[], None]] = {
-    job.__name__: job for job in (own, newest, middle, lowest, sse4, avx2, avx512, wheel, debian)
+    job.__name__: job for job in (own, newest, middle, lowest, sse4, avx2, avx512, wheel, sdist, debian)
 }
 
 
