@@ -1,5 +1,5 @@
 "use strict";
-const { figures, faces, shown, path, ends } = JSON.parse(document.getElementById("content").textContent);
+const { figures, faces, shown, path, ends, move } = JSON.parse(document.getElementById("content").textContent);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const probe = document.createElement("span");
 probe.hidden = true;
@@ -14,6 +14,7 @@ const corners = rows(new (faces.kind === "u2" ? Uint16Array : Uint32Array)(bytes
 const meshes = shown.map((mesh) => ({ original: points(mesh.original), decoded: points(mesh.decoded), errors: numbers(mesh.errors) }));
 const way = path.map(points);
 const [start, end] = ends.map(points);
+const mover = document.getElementById("move-mesh") && moveLatents(move, corners, () => coloured("var(--clay)").match(/[\d.]+/g).slice(0, 3).map((part) => part / 255));
 const straight = (t) => start.map((axis, k) => axis.map((x, v) => (1 - t) * x + t * end[k][v]));
 
 /** The same value with the style sheet's variables as the colours that they are now. */
@@ -66,13 +67,14 @@ function drawWay() {
   const t = slider.value / slider.max;
   drawScene(document.querySelector("[data-way=latent]"), "way", way[slider.value]);
   drawScene(document.querySelector("[data-way=straight]"), "way", straight(t));
-  document.querySelector("output").textContent = `${Math.round(100 * t)} %`;
+  slider.parentElement.querySelector("output").textContent = `${Math.round(100 * t)} %`;
 }
 
 function drawAll() {
   for (const place of all("[data-figure]")) draw(place, figures[place.dataset.figure]);
   drawMeshes();
   drawWay();
+  mover?.recolour();
 }
 
 /** Turning one of the scenes of a kind turns the others with it. */
@@ -94,6 +96,12 @@ drawAll();
 turnTogether(all("[data-shown]"), "shown");
 turnTogether(all("[data-way]"), "way");
 for (const input of all("input[name=form]")) input.addEventListener("change", drawMeshes);
+for (const place of all("[data-shown]")) {
+  place.addEventListener("dblclick", () => {
+    mover?.start(place.dataset.shown);
+    document.getElementById("move").scrollIntoView();
+  });
+}
 let waiting = 0;
 slider.addEventListener("input", () => {
   cancelAnimationFrame(waiting);

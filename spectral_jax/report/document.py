@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,13 +17,14 @@ from jaxtyping import Float
 from spectral_jax.data.dataset import Data
 from spectral_jax.geometry.metrics import summarise
 from spectral_jax.network import principal
-from spectral_jax.report import plots
+from spectral_jax.report import decoder, packing, plots
 from spectral_jax.report.measurements import Latents, ReportData, ShownMeshes
 from spectral_jax.runs import evaluate
 from spectral_jax.runs.run import Run
 from spectral_jax.runs.shape_model import ShapeModels
 
 MAX_CHARACTERS = 300  # of a value in a table
+SPARED = 250_000  # bytes of a page for its tables and scripts
 MAX_STARTS = 4  # entries of a run's history in the tables: the latest
 PANELS = {
     "errors": ("Distribution of errors", "Number of test meshes by error."),
@@ -88,15 +88,19 @@ def page(report: Report) -> str:
     figures = _figures(report)
     content = {"figures": {name: figure.to_dict() for name, figure in figures.items()}}
     content |= _meshes(np.asarray(run.require_basis().faces), found)
-    assets = files("spectral_jax") / "assets"
-    template, style, script = ((assets / f"report.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    content["move"] = decoder.sliders(run, found, [_short(name) for name in report.identities])
+    content["move"]["source"] = _asset("decoder.js")
+    plotly, content = get_plotlyjs(), json.dumps(content, cls=PlotlyJSONEncoder).replace("<", "\\u003c")
+    live = decoder.pack(run, found, decoder.MOST_BYTES - len(plotly) - len(content) - SPARED)
     warning = evaluate.basis_warning(summary)
     no_log = "<p>No training log: this network was converted or imported.</p>"
-    return Template(template).substitute(
-        style=style,
-        script=script,
-        plotly=get_plotlyjs(),
-        content=json.dumps(content, cls=PlotlyJSONEncoder).replace("<", "\\u003c"),
+    return Template(_asset("report.html")).substitute(
+        style=_asset("report.css"),
+        scripts="".join(f"<script>\n{_asset(f'{name}.js')}</script>\n" for name in ("surface", "latents", "report")),
+        plotly=plotly,
+        content=content,
+        decoder=json.dumps(live and live.content),
+        move=decoder.section(live, run),
         title=escape(_short(run.path.resolve().name)),
         lead=_lead(run, data, len(set(report.identities))),
         error=f"{summary.mean_mm:.3g}" if summary.mean_mm < 10 else f"{summary.mean_mm:.1f}",
@@ -113,6 +117,10 @@ def page(report: Report) -> str:
         training=_panel("curves") if report.log else no_log,
         facts=_facts(report),
     )
+
+
+def _asset(name: str) -> str:
+    return (files("spectral_jax") / "assets" / name).read_text("utf-8")
 
 
 def _summarise(found: ReportData) -> evaluate.Summary:
@@ -190,24 +198,14 @@ def _scatter(identities: Sequence[str], latents: Latents) -> Any:
 
 def _meshes(faces: np.ndarray, found: ReportData) -> dict[str, Any]:
     """Faces, once, and all meshes shown, as the page's script reads them."""
-    kind = "u2" if faces.max() < 1 << 16 else "u4"
+    packed = packing.coordinates
     shown = zip(found.shown.original, found.shown.decoded, _shown_mm(found.shown), strict=True)
     return {
-        "faces": {"kind": kind, "bytes": _base64(faces.T.astype(f"<{kind}"))},
-        "shown": [{"original": _packed(x.T), "decoded": _packed(y.T), "errors": _packed(mm)} for x, y, mm in shown],
-        "path": [_packed(x.T) for x in found.path.vertices],
-        "ends": [_packed(x.T) for x in found.path.ends],
+        "faces": packing.faces(faces),
+        "shown": [{"original": packed(x.T), "decoded": packed(y.T), "errors": packed(mm)} for x, y, mm in shown],
+        "path": [packed(x.T) for x in found.path.vertices],
+        "ends": [packed(x.T) for x in found.path.ends],
     }
-
-
-def _packed(array: Float[np.ndarray, "..."]) -> dict[str, Any]:
-    """Numbers as 16-bit multiples of a step, which is about 0.03 mm for the coordinates of a body."""
-    step = float(np.abs(array).max()) / 32767 or 1.0
-    return {"step": step, "bytes": _base64(np.rint(array / step).astype("<i2"))}
-
-
-def _base64(array: np.ndarray) -> str:
-    return base64.b64encode(array.tobytes()).decode()
 
 
 def _shown_mm(shown: ShownMeshes) -> Float[np.ndarray, "3 vertex"]:

@@ -78,6 +78,7 @@ class ShownMeshes(NamedTuple):
     rows: list[int]
     original: Float[np.ndarray, "3 vertex 3"]
     decoded: Float[np.ndarray, "3 vertex 3"]
+    latents: Float[np.ndarray, "3 latent"]
 
 
 class LatentPath(NamedTuple):
@@ -138,7 +139,7 @@ def measure_run(
         errors=errors,
         bands=_measure_bands(basis, energies / len(order)),
         latents=Latents(latents[rows], codec.encode(train_coefficients[train_rows]), rows),
-        shown=ShownMeshes(shown.tolist(), test.vertices[shown], codec.decode_vertices(latents[shown])),
+        shown=ShownMeshes(shown.tolist(), test.vertices[shown], codec.decode_vertices(latents[shown]), latents[shown]),
         path=_find_path(codec, coefficients.truncate(test.coefficients, basis.num_modes), latents, order),
     )
 
