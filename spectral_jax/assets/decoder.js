@@ -23,67 +23,72 @@ function bytes(text) {
   return found.buffer;
 }
 
-/** A packed array as { shape, steps, values }: an entry is its value times the step of its column. */
-const opened = ({ shape, steps, values }) => ({ shape, steps: new Float32Array(bytes(steps)), values: new Int16Array(bytes(values)) });
-
-/** A packed array as numbers, with its shape. */
-function numbers(packed) {
-  const { shape, steps, values } = opened(packed);
-  return Object.assign(Float32Array.from(values, (value, i) => value * steps[i % steps.length]), { shape });
+/** A packed array as numbers: a value times the step of its column. */
+function numbers({ steps, values }) {
+  const step = new Float32Array(bytes(steps)), value = new Int16Array(bytes(values)), found = new Float32Array(value.length);
+  for (let i = 0; i < found.length; i += step.length) for (let k = 0; k < step.length; k++) found[i + k] = value[i + k] * step[k];
+  return found;
 }
 
-/** The same tree of records and lists with its packed arrays as numbers. */
+/** The same tree of records and lists with its packed arrays as numbers, the columns of matrices one after the other. */
 function unpacked(tree) {
-  if (tree.steps) return numbers(tree);
   if (Array.isArray(tree)) return tree.map(unpacked);
-  return Object.fromEntries(Object.entries(tree).map(([name, part]) => [name, unpacked(part)]));
+  if (!tree.steps) return Object.fromEntries(Object.entries(tree).map(([name, part]) => [name, unpacked(part)]));
+  const found = numbers(tree), columns = tree.shape.at(-1), rows = found.length / columns;
+  return tree.shape.length === 1 ? found : found.map((_, i) => found[(i % rows) * columns + Math.floor(i / rows)]);
 }
 
-/** The product of rows of numbers with a matrix: (rows, inner) by (inner, columns). */
-function product(x, matrix) {
-  const [inner, columns] = matrix.shape;
-  const rows = x.length / inner;
-  const y = new Float64Array(rows * columns);
-  for (let row = 0; row < rows; row++) {
-    const out = y.subarray(row * columns, (row + 1) * columns);
-    for (let i = 0; i < inner; i++) {
-      const factor = x[row * inner + i], start = i * columns;
-      if (factor !== 0) for (let k = 0; k < columns; k++) out[k] += factor * matrix[start + k];
+/** The scalar products of each of the rows `a` with each of the rows `b`, all of `length` numbers: (rows of a, rows of b). */
+function products(a, b, length) {
+  const count = a.length / length, columns = b.length / length;
+  const rows = new Float32Array(3 * Math.ceil(count / 3) * length), y = new Float32Array(3 * Math.ceil(count / 3) * columns);
+  rows.set(a);  // three at a time are faster, so there are zeros at the end
+  for (let column = 0; column < columns; column++) {
+    const start = column * length;
+    for (let row = 0; row < count; row += 3) {
+      const first = row * length, second = first + length, third = second + length, place = row * columns + column;
+      let p = 0, q = 0, r = 0;
+      for (let i = 0; i < length; i++) {
+        const factor = b[start + i];
+        p += factor * rows[first + i];
+        q += factor * rows[second + i];
+        r += factor * rows[third + i];
+      }
+      y[place] = p;
+      y[place + columns] = q;
+      y[place + 2 * columns] = r;
     }
   }
-  return y;
+  return y.subarray(0, count * columns);
 }
 
 /** A dense layer: x times its kernel, plus its bias. */
-const dense = (x, { kernel, bias }) => product(x, kernel).map((value, i) => value + bias[i]);
+const dense = (x, { kernel, bias }) => products(x, kernel, x.length).map((value, i) => value + bias[i]);
 
-/** A convolution along frequency with zero padding, plus its bias. The kernel is (size, chan, out). */
-function convolved(x, { kernel, bias }) {
-  const [size, chan, out] = kernel.shape;
-  const length = x.length / chan;
-  const y = new Float64Array(out * length);
-  for (let to = 0; to < out; to++) {
-    const row = y.subarray(to * length, (to + 1) * length).fill(bias[to]);
-    for (let from = 0; from < chan; from++) {
-      for (let tap = 0; tap < size; tap++) {
-        const factor = kernel[(tap * chan + from) * out + to], shift = tap - (size >> 1), start = from * length + shift;
-        const end = Math.min(length, length - shift);
-        for (let k = Math.max(0, -shift); k < end; k++) row[k] += factor * x[start + k];
-      }
+/** A convolution of channels along frequency with zero padding, plus its bias. */
+function convolved(x, size, { kernel, bias }) {
+  const all = kernel.length / bias.length, chan = all / size, length = x.length / chan;
+  const seen = new Float32Array(length * all);  // what each place sees: its neighbours' channels, one tap after the other
+  for (let tap = 0; tap < size; tap++) {
+    const shift = tap - (size >> 1);
+    for (let k = Math.max(0, -shift); k < Math.min(length, length - shift); k++) {
+      for (let c = 0; c < chan; c++) seen[k * all + tap * chan + c] = x[c * length + k + shift];
     }
   }
-  return y;
+  return products(kernel, seen, all).map((value, i) => value + bias[Math.floor(i / length)]);
 }
 
-/** SAE-LP: a dense layer; layers of unpooling, convolution and activation; a last convolution. */
-function decodeSaeLp({ weights: { linear, layers, last }, activation }, latent) {
+/** SAE-LP's coefficients, (3, freq): a dense layer; layers of unpooling, convolution and activation; a convolution. */
+function decodeSaeLp({ weights: { linear, layers, last }, activation, convSize }, latent) {
   let x = dense(latent, linear);
-  for (const layer of layers) x = convolved(product(x, layer.pooling), layer).map(ACTIVATIONS[activation]);
-  const y = convolved(x, last), length = y.length / 3;
-  return (mode, axis) => y[axis * length + mode];
+  for (const layer of layers) {
+    const chan = layer.kernel.length / layer.bias.length / convSize;
+    x = convolved(products(x, layer.pooling, x.length / chan), convSize, layer).map(ACTIVATIONS[activation]);
+  }
+  return convolved(x, convSize, last);
 }
 
-/** The residual network: scores of principal directions, in which two hidden layers correct the latent. */
+/** The residual network's: the latent, corrected by two hidden layers, is the scores of principal directions. */
 function decodeResidual({ weights: { hidden, last, directions, signs } }, latent) {
   const sign = (i) => (signs && i < signs.length ? signs[i] : 1);
   const correction = (x) => {
@@ -95,27 +100,16 @@ function decodeResidual({ weights: { hidden, last, directions, signs } }, latent
     const mirrored = correction(latent.map((value, i) => sign(i) * value));
     change = change.map((value, i) => (value + sign(i) * mirrored[i]) / 2);
   }
-  const y = dense(change.map((value, i) => (i < latent.length ? latent[i] : 0) + value), directions);
-  return (mode, axis) => y[3 * mode + axis];
+  return dense(change.map((value, i) => (i < latent.length ? latent[i] : 0) + value), directions);
 }
 
-/** Vertices of coefficients, by the product with the modes, (vertex, freq), whose steps go to the coefficients. */
-function reconstructed({ shape: [count, length], steps, values }, coefficient) {
-  const [cx, cy, cz] = [0, 1, 2].map((axis) => Float64Array.from(steps, (step, mode) => step * coefficient(mode, axis)));
-  const positions = new Float32Array(3 * count);
-  for (let vertex = 0, i = 0; vertex < count; vertex++) {
-    let x = 0, y = 0, z = 0;
-    for (let mode = 0; mode < length; mode++, i++) {
-      const value = values[i];
-      x += value * cx[mode];
-      y += value * cy[mode];
-      z += value * cz[mode];
-    }
-    positions[3 * vertex] = x;
-    positions[3 * vertex + 1] = y;
-    positions[3 * vertex + 2] = z;
-  }
-  return positions;
+/** Vertices, (vertex, 3), from coefficients: (3, freq), which may go on beyond the modes of the page. */
+function reconstructed(modes, count, coefficients) {
+  const kept = modes.length / count, all = coefficients.length / 3;
+  const lowest = new Float32Array(3 * kept);
+  for (let axis = 0; axis < 3; axis++) lowest.set(coefficients.subarray(axis * all, axis * all + kept), axis * kept);
+  const planes = products(lowest, modes, kept);
+  return new Float32Array(3 * count).map((_, i) => planes[(i % 3) * count + Math.floor(i / 3)]);
 }
 
 /** Normals of vertices: sums of the normals of their faces, which are as long as the faces are large. */
@@ -139,11 +133,11 @@ let network, modes, faces;
 addEventListener("message", ({ data }) => {
   if (data.decoder) {
     ({ modes, ...network } = JSON.parse(data.decoder));
-    [modes, network.weights, faces] = [opened(modes), unpacked(network.weights), data.faces];
+    [modes, network.weights, faces] = [{ values: numbers(modes), count: modes.shape[0] }, unpacked(network.weights), data.faces];
     return;
   }
   const decode = network.network === "residual" ? decodeResidual : decodeSaeLp;
-  const positions = reconstructed(modes, decode(network, data));
+  const positions = reconstructed(modes.values, modes.count, decode(network, data));
   const normals = normalsOf(positions, faces);
   postMessage({ positions, normals }, [positions.buffer, normals.buffer]);
 });

@@ -51,14 +51,14 @@ function moveLatents(move, [i, j, k], colour) {
   try {
     surface = new Surface(find("mesh"), faces);
   } catch {
-    find("mesh").replaceWith(Object.assign(document.createElement("p"), { className: "scene note", textContent: "This browser has no WebGL, so the mesh is not drawn. The sliders move it all the same, and it can be saved." }));
+    find("mesh").replaceWith(Object.assign(document.createElement("p"), { className: "warning", textContent: "This browser has no WebGL, so the mesh is not drawn. The sliders move it all the same, and it can be saved." }));
   }
 
   // At most one latent is with the worker; the newest of those that come meanwhile follows it.
   let worker = null, busy = false, waiting = false, saving = false;
   function ask() {
     if (!worker) {
-      worker = new Worker(URL.createObjectURL(new Blob([move.source], { type: "text/javascript" })));
+      worker = new Worker(`data:text/javascript,${encodeURIComponent(move.source)}`);
       worker.addEventListener("message", ({ data }) => answered(data));
       worker.postMessage({ decoder: document.getElementById("decoder").textContent, faces });
     }

@@ -52,8 +52,8 @@ def pack(run: Run, found: ReportData, characters: int) -> Decoder | None:
         error_mm = 1000 * float(np.linalg.norm(left, axis=-1).mean())
     content = {
         "network": config.network,
-        "latentSize": config.latent_size,
         "activation": config.activation,
+        "convSize": config.conv_size,
         "weights": jax.tree.map(packing.weights, _weights(run, count)),
         "modes": packing.weights(np.asarray(basis.modes)[:, :count]),
     }
@@ -85,8 +85,8 @@ def _weights(run: Run, num_modes: int) -> dict[str, Any]:
             "hidden": [correction["Dense_0"], correction["Dense_1"]],
             "last": correction["Dense_2"],
             "directions": {
-                "kernel": scaled.reshape(len(scaled), -1),
-                "bias": constants["mean"][:num_modes].reshape(-1),
+                "kernel": scaled.swapaxes(1, 2).reshape(len(scaled), -1),
+                "bias": constants["mean"][:num_modes].T.reshape(-1),
             },
             **({"signs": constants["signs"]} if config.symmetric else {}),
         }
