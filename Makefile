@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # What the comparisons with PyTorch are tested with; `make test TORCH=` leaves them out.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-all slow lint bench release-check clean
+.PHONY: demo test test-all slow lint bench docs release-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/spectral-jax demo
@@ -27,6 +27,10 @@ lint: $(VENV)/.installed-test
 release-check: $(VENV)/.installed-test # builds what a release consists of, and tries it in empty environments
 	$(BIN)/python tools/matrix.py wheel sdist
 
+docs: $(VENV)/.installed-docs # warnings are errors; the tutorials run; then every link of the built pages is followed
+	PYTHONPATH=. $(BIN)/python -m sphinx -W --keep-going -q -j 2 docs docs/_build/html
+	$(BIN)/python tools/check_site.py docs/_build/html
+
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/all.py
 
@@ -40,5 +44,9 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[view,test,dev]' $(TORCH)
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) data/demo runs/demo
+	rm -rf $(VENV) data/demo runs/demo docs/_build

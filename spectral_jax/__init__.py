@@ -1,6 +1,6 @@
 """Learning on registered 3D meshes in the spectral domain, in JAX and Flax.
 
-The public names load when first used, so importing the package is cheap. docs/architecture.md describes the folders.
+The public names load when first used, so importing the package is cheap. docs/development/architecture.md describes the folders.
 """
 
 import importlib

@@ -10,6 +10,8 @@ import numpy as np
 from spectral_jax.files.progress import Silent
 
 ROOT = Path(__file__).parent.parent
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+DOCUMENTS += [str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/**/*.md")) if "_build" not in p.parts]
 TINY = Path(__file__).parent / "tiny"  # data, weights and figures of the PyTorch system, made with it
 
 PEOPLE = (10, 12, 10, 12, 9)  # meshes of each identity in the fixture `people`

@@ -4,10 +4,10 @@ import ast
 import re
 
 import pytest
-from helpers import ROOT
+from helpers import DOCUMENTS, ROOT
 
 PACKAGE = ROOT / "spectral_jax"
-# From top to bottom; folders on one line do not import each other. docs/architecture.md draws the same.
+# From top to bottom; folders on one line do not import each other. docs/development/architecture.md draws the same.
 ORDER = [
     ["cli", "commands"],
     ["viewer", "report", "pytorch"],
@@ -100,14 +100,12 @@ def test_tests_mirror_the_folders():
 
 
 def test_the_architecture_page_draws_these_folders():
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "development" / "architecture.md").read_text(encoding="utf-8")
     drawing = page.split("```")[1].strip().splitlines()
     assert [line.split("   ")[0].split() for line in drawing] == ORDER
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in sorted(ROOT.glob("docs/*.md")))]
-)
+@pytest.mark.parametrize("page", DOCUMENTS)
 def test_documents_name_modules_that_exist(page):
     named = re.findall(r"`([\w/]+\.py)`", (ROOT / page).read_text(encoding="utf-8"))
     missing = {name for name in named if not any((root / name).exists() for root in (ROOT, PACKAGE, ROOT / "tests"))}

@@ -1,6 +1,6 @@
 """Draw the README's strip: paths between two test meshes, a row for each method.
 
-python tools/make_path_strip.py runs/demo docs/paths.png --from 12 --to 700
+python tools/make_path_strip.py runs/demo docs/pictures/paths.png --from 12 --to 700
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Draw docs/peers.png, error against seconds of training, from the JSON file of benchmarks/peers.py, with Chromium.
+"""Draw docs/pictures/peers.png, error against seconds of training, from benchmarks/peers.py's JSON, with Chromium.
 
 pip install playwright
 python benchmarks/peers.py --seconds 300 --json peers.json

@@ -1,7 +1,7 @@
 """Draw the README's picture: test meshes above, their reconstructions coloured by error below.
 
 pip install pillow
-python tools/make_pictures.py runs/demo data/demo docs/reconstructions.png
+python tools/make_pictures.py runs/demo data/demo docs/pictures/reconstructions.png
 """
 
 import argparse

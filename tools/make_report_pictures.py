@@ -1,4 +1,4 @@
-"""Make the README's screenshots of a report, docs/report.png and docs/report-dark-phone.png, with Chromium.
+"""Make the screenshots of a report, report.png and report-dark-phone.png in docs/pictures, with Chromium.
 
 pip install pillow playwright
 python tools/make_report_pictures.py runs/demo/report.html

@@ -107,7 +107,7 @@ class Train:
     """Use only deterministic kernels: the same seed on the same GPU then gives the same bytes, more slowly. CPUs need
     no such option."""
     distributed: bool = False
-    """Join the other processes that SLURM, Kubernetes or a cloud TPU has started (see docs/cluster.md)."""
+    """Join the other processes that SLURM, Kubernetes or a cloud TPU has started (see docs/howto/cluster.md)."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
     """The address that process 0 listens on, for several processes started by hand."""
     num_processes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None

@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import DOCUMENTS, ROOT
 
 import spectral_jax
 from spectral_jax.basis import spectral
@@ -107,9 +107,9 @@ def test_version_is_that_of_the_package(capsys):
 def documented_commands():
     """Yield page and arguments of all commands in the documents, except those that resume a run: they read it."""
     scripts = {"train": ["train"], "eval": ["eval"], "convert_torch_checkpoint": ["convert"]}
-    for page in ("README.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))):
+    for page in DOCUMENTS:
         text = (ROOT / page).read_text(encoding="utf-8")
-        for script, options in re.findall(r"^    .*?(?:spectral-jax|python (\w+)\.py)( .*)$", text, re.MULTILINE):
+        for script, options in re.findall(r"^(?:    .*?|!)(?:spectral-jax|python (\w+)\.py)( .*)$", text, re.MULTILINE):
             if "--resume" not in options:
                 yield page, scripts.get(script, []) + shlex.split(options, comments=True)
 

@@ -13,7 +13,7 @@ from spectral_jax.data import dataset
 from spectral_jax.geometry.mesh import Mesh, read_mesh, write_mesh
 from spectral_jax.runs import run
 
-DOCS = ROOT / "docs" / "experiments.md"
+DOCS = ROOT / "docs" / "howto" / "experiments.md"
 
 
 @pytest.fixture(scope="module")

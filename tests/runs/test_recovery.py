@@ -155,7 +155,7 @@ def write_dfaust(folder, seed):
 
 @pytest.mark.slow
 def test_from_a_checkpoint_alone_to_an_evaluation(tmp_path, capsys):
-    """The commands of docs/pytorch.md: a checkpoint, bodies and a few sequences, and the basis comes back."""
+    """The commands of docs/howto/pytorch.md: a checkpoint, bodies and a few sequences, and the basis comes back."""
 
     def run(command, *arguments):
         assert main([*command.split(), *map(str, arguments)]) == 0, capsys.readouterr().err
