@@ -1,6 +1,7 @@
 """Learning on registered 3D meshes in the spectral domain, in JAX and Flax.
 
-The public names load when first used, so importing the package is cheap. docs/development/architecture.md describes the folders.
+The public names load when first used, so importing the package is cheap.
+docs/development/architecture.md describes the folders.
 """
 
 import importlib
@@ -16,6 +17,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time these load 
     from spectral_jax.geometry.mesh import Mesh as Mesh
     from spectral_jax.geometry.mesh import read_mesh as read_mesh
     from spectral_jax.geometry.mesh import write_mesh as write_mesh
+    from spectral_jax.geometry.show import show as show
     from spectral_jax.network.autoencoder import SpectralAutoencoder as SpectralAutoencoder
     from spectral_jax.network.codec import Codec as Codec
     from spectral_jax.network.config import ModelConfig as ModelConfig
@@ -31,6 +33,7 @@ _HOMES = {
     "Mesh": "geometry.mesh",
     "read_mesh": "geometry.mesh",
     "write_mesh": "geometry.mesh",
+    "show": "geometry.show",
     "SpectralBasis": "basis.spectral",
     "project": "basis.spectral",
     "reconstruct": "basis.spectral",

@@ -1,4 +1,4 @@
-"""Check a built site offline: every link and anchor leads somewhere, nothing is loaded from elsewhere, no page is heavy.
+"""Check a built site offline: links and anchors lead somewhere, nothing is loaded from elsewhere, no page is heavy.
 
 python tools/check_site.py docs/_build/html
 """
