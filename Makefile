@@ -28,7 +28,7 @@ release-check: $(VENV)/.installed-test # builds what a release consists of, and 
 	$(BIN)/python tools/matrix.py wheel sdist
 
 docs: $(VENV)/.installed-docs # warnings are errors; the tutorials run; then every link of the built pages is followed
-	PYTHONPATH=. $(BIN)/python -m sphinx -W --keep-going -q -j 2 docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -j 2 docs docs/_build/html
 	$(BIN)/python tools/check_site.py docs/_build/html
 
 bench: $(VENV)/.installed-test

@@ -51,6 +51,9 @@ def make_demo(app):
     startup = BUILD / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True, exist_ok=True)
     shutil.copy(HERE / "_ext" / "kernel_startup.py", startup)
+    for left in ("scans", "data/scans", "runs/scans", "runs/theirs", "tiny"):  # by an earlier build
+        shutil.rmtree(DEMO / left, ignore_errors=True)
+    shutil.copytree(HERE.parent / "tests" / "tiny", DEMO / "tiny")
     DEMO.mkdir(parents=True, exist_ok=True)
     for command in (
         "dataset demo",
