@@ -31,3 +31,7 @@ def test_relative_links_and_anchors_resolve(page):
         if not target.exists() or (target.suffix == ".md" and anchor not in anchors(target)):
             lost.append(link)
     assert lost == []
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
