@@ -15,7 +15,7 @@ sys.path.insert(0, str(HERE / "_ext"))
 
 project = "spectral_jax"
 version = release = spectral_jax.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "commands", "plotly_pages"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton", "commands", "plotly_pages"]
 exclude_patterns = ["_build", "_ext"]
 highlight_language = "text"
 
@@ -25,7 +25,7 @@ autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
-napoleon_use_ivar = True
+python_use_unqualified_type_names = True
 default_role = "literal"  # docstrings put code between single backticks
 
 html_theme = "furo"
@@ -33,7 +33,7 @@ html_title = "spectral_jax"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {"source_edit_link": "", "top_of_page_buttons": []}
-html_copy_source = html_show_sourcelink = False
+html_copy_source = html_show_sourcelink = html_show_copyright = html_show_sphinx = False
 
 # Tutorials run where `make demo` has left data/demo and runs/demo-residual, as a reader's do.
 nb_execution_mode = "force"
@@ -41,6 +41,11 @@ nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 DEMO = BUILD / "demo"
+DEMO_COMMANDS = {
+    "data/demo": "dataset demo",
+    "runs/demo-residual/best": "train --data data/demo --run runs/demo-residual --network residual --mirror "
+    "--hidden-size 512 --pictures 0 --overwrite",
+}
 os.environ["SPECTRAL_JAX_DOCS_DEMO"] = str(DEMO)
 os.environ["IPYTHONDIR"] = str(BUILD / "ipython")
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -54,22 +59,23 @@ def make_demo(app):
     for left in ("scans", "data/scans", "runs/scans", "runs/theirs", "tiny"):  # by an earlier build
         shutil.rmtree(DEMO / left, ignore_errors=True)
     shutil.copytree(HERE.parent / "tests" / "tiny", DEMO / "tiny")
-    DEMO.mkdir(parents=True, exist_ok=True)
-    for command in (
-        "dataset demo",
-        "train --data data/demo --run runs/demo-residual --network residual --mirror --hidden-size 512 --pictures 0",
-    ):
-        made = "data/demo/metadata.json" if command == "dataset demo" else "runs/demo-residual/best"
+    for made, command in DEMO_COMMANDS.items():
         if not (DEMO / made).exists():
             subprocess.run([sys.executable, "-m", "spectral_jax.cli", *command.split()], cwd=DEMO, check=True)
 
 
 def literal_docstrings(app, what, name, obj, options, lines):
-    """Keep characters with a meaning in reStructuredText as they are; code between backticks is the only markup."""
+    """Make reStructuredText of a docstring, whose markup is code between backticks and lists under "Attributes:"."""
+    listed = False
     for i, line in enumerate(lines):
         parts = line.split("`")
         parts[::2] = [re.sub(r"([*|]|_(?!\w))", r"\\\1", part) for part in parts[::2]]
         lines[i] = "`".join(parts)
+        listed = line == "Attributes:" or (listed and line.startswith(" "))
+        if line == "Attributes:":
+            lines[i] = ""
+        elif listed:
+            lines[i] = re.sub(r"^  ([\w, ]+): ", r":\1: ", lines[i])
 
 
 def hide_bare_fields(app, what, name, obj, skip, options):
@@ -78,6 +84,6 @@ def hide_bare_fields(app, what, name, obj, skip, options):
 
 
 def setup(app):
-    app.connect("autodoc-process-docstring", literal_docstrings, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", literal_docstrings)
     app.connect("autodoc-skip-member", hide_bare_fields)
     app.connect("builder-inited", make_demo)

@@ -38,14 +38,15 @@ def section(name):
 
 def help_text(arguments):
     """What a command prints with --help, on lines as long as it takes."""
-    printed, columns = io.StringIO(), os.environ.get("COLUMNS")
+    printed, columns = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "2000"
     try:
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             parse([*arguments, "--help"])
     finally:
         os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
-    return re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue())
+    printed.seek(0)
+    return re.sub(r"\x1b\[[0-9;]*m", "", printed.read())
 
 
 def split(text):
@@ -59,12 +60,17 @@ def split(text):
         for line in lines:
             if line.startswith("│"):
                 inner = line[2:-2].rstrip()
+                if set(inner) == {"─"}:  # what is above the rule explains the panel
+                    entries.clear()
+                    continue
                 words = [word.strip() for word in re.split(r"\s{2,}", inner.strip(), maxsplit=1)]
                 if not inner.startswith(" "):
                     entries.append([words[0], " ".join(words[1:])])
                 elif inner:
                     entries[-1][1] = f"{entries[-1][1]} {inner.strip()}".strip()
         panels.append((title.rstrip("─╮ "), entries))
+    if not any(name == "-h, --help" for _, entries in panels for name, _ in entries):
+        raise ValueError(f"no options found in the help of {usage!r}: its format has changed")
     return usage, description, *panels
 
 

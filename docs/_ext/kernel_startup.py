@@ -3,10 +3,22 @@
 import os
 
 import plotly.io
-from plotly.io.base_renderers import HtmlRenderer
+from plotly.io.base_renderers import MimetypeRenderer
 
 os.chdir(os.environ["SPECTRAL_JAX_DOCS_DEMO"])
-plotly.io.renderers["site"] = HtmlRenderer(include_plotlyjs=False, config={"responsive": True, "displaylogo": False})
+os.environ |= {"TERM": "dumb", "COLUMNS": "90"}  # for commands: no moving bars, no colours
+
+
+class Renderer(MimetypeRenderer):
+    """Figures without any script of their own, from here or from elsewhere."""
+
+    def to_mimebundle(self, fig_dict):
+        config = {"responsive": True, "displaylogo": False}
+        options = {"include_plotlyjs": False, "include_mathjax": False, "full_html": False, "auto_play": False}
+        return {"text/html": plotly.io.to_html(fig_dict, config, **options)}
+
+
+plotly.io.renderers["site"] = Renderer()
 plotly.io.renderers.default = "site"
 axis = {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False, "automargin": True}
 plotly.io.templates["site"] = {

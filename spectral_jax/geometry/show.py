@@ -15,7 +15,7 @@ from spectral_jax.geometry.sequences import Axis
 
 HEIGHT = 480  # pixels of the figure
 FRAME_MS = 80  # how long each mesh of a path is shown
-FRONT = {"x": (0.2, -0.5, 1.5), "y": (0.5, 0.2, 1.5), "z": (0.5, -1.5, 0.2)}  # where the camera stands, by the up axis
+FRONT = {"x": (0.25, -0.6, 1.85), "y": (0.6, 0.25, 1.85), "z": (0.6, -1.85, 0.25)}  # of the camera, by the up axis
 GREY = "#bcc5d1"
 INK = "#7a828e"  # of labels: legible on white and on black
 SIGNED = [[0, "#2166ac"], [0.5, "#e8eaee"], [1, "#b2182b"]]  # colours of values of both signs
@@ -28,11 +28,11 @@ def show(
 ) -> go.Figure:
     """Draw a mesh, or play a path of meshes of one connectivity, as an interactive plotly figure.
 
-    Drag to turn, scroll to zoom; the pointer shows the number of a vertex and its position in metres. A path has a
-    button that plays it and a slider. `values`, (vertex,) for all meshes or (mesh, vertex), colour the vertices and are
-    shown with them. `up` is the axis that points up. A notebook shows the figure that a cell ends with; elsewhere call
-    its `show` or `write_html`. Raises ValueError for no meshes, meshes of several connectivities, values of another
-    shape, and numbers that are not finite.
+    Drag to turn, scroll to zoom; the pointer shows the number of a vertex and its position in metres. A path has
+    buttons that play and pause it, and a slider. `values`, (vertex,) for all meshes or (mesh, vertex), colour the
+    vertices and are shown with them. `up` is the axis that points up. A notebook shows the figure that a cell ends
+    with; elsewhere call its `show` or `write_html`. Raises ValueError for no meshes, meshes of several connectivities,
+    values of another shape, and numbers that are not finite.
     """
     path = [meshes] if isinstance(meshes, Mesh) else list(meshes)
     points, faces = _stacked(path)
@@ -115,20 +115,31 @@ def _layout(points: np.ndarray, up: Axis) -> dict[str, Any]:
                 "up": {axis: float(axis == up) for axis in "xyz"},
                 "eye": dict(zip("xyz", FRONT[up], strict=True)),
             },
-            "dragmode": "turntable",
+            "dragmode": "orbit",  # a turntable would turn z upwards, whatever the camera says
         },
     }
 
 
 def _controls(num_meshes: int) -> dict[str, Any]:
-    """A button that plays and pauses a path, and a slider, below the scene."""
+    """Buttons that play and pause a path, and a slider, below the scene."""
     now = {"frame": {"duration": 0, "redraw": True}, "mode": "immediate", "transition": {"duration": 0}}
     play = {"frame": {"duration": FRAME_MS, "redraw": True}, "fromcurrent": True, "transition": {"duration": 0}}
     steps = [{"label": str(i), "method": "animate", "args": [[str(i)], now]} for i in range(num_meshes)]
-    button = {"label": "▶ / ❚❚", "method": "animate", "args": [None, play], "args2": [[None], now]}
+    calls = {"▶": [None, play], "❚❚": [[None], now]}
+    buttons = [{"label": label, "method": "animate", "args": args} for label, args in calls.items()]
     below = {"y": 0, "yanchor": "top", "font": {"color": INK}, "bgcolor": "rgba(128,128,128,0.15)", "bordercolor": INK}
     wide = {"x": 0.24, "len": 0.74, "pad": {"t": 14}, "currentvalue": {"visible": False}}
     return {
-        "updatemenus": [{**below, "type": "buttons", "x": 0, "xanchor": "left", "pad": {"t": 18}, "buttons": [button]}],
+        "updatemenus": [
+            {
+                **below,
+                "type": "buttons",
+                "direction": "left",
+                "x": 0,
+                "xanchor": "left",
+                "pad": {"t": 18},
+                "buttons": buttons,
+            }
+        ],
         "sliders": [{**below, **wide, "steps": steps}],
     }

@@ -26,7 +26,9 @@ def test_a_mesh_is_drawn_to_scale_with_its_faces(sphere):
 
 @pytest.mark.parametrize(("up", "right"), [("x", (0, -1, 0)), ("y", (1, 0, 0)), ("z", (1, 0, 0))])
 def test_the_up_axis_points_up_and_the_front_is_that_of_the_datasets(sphere, up, right):
-    camera = sj.show(sphere, up=up).layout.scene.camera
+    scene = sj.show(sphere, up=up).layout.scene
+    assert scene.dragmode == "orbit"  # with a turntable, plotly takes z for up
+    camera = scene.camera
     upwards, eye = (np.array([side[axis] for axis in "xyz"]) for side in (camera.up, camera.eye))
     np.testing.assert_array_equal(upwards, [axis == up for axis in "xyz"])
     assert eye @ np.cross(right, upwards) == eye @ np.cross(right, upwards).clip(-1, 1) == max(abs(eye))
@@ -40,7 +42,8 @@ def test_a_path_has_a_frame_a_mesh_in_a_box_that_holds_all(sphere):
         np.testing.assert_array_equal(frame.data[0].y, mesh.vertices[:, 1])
     assert figure.layout.scene.yaxis.range[1] >= path[-1].vertices[:, 1].max() - 1e-6
     assert [step.args[0] for step in figure.layout.sliders[0].steps] == [(frame.name,) for frame in figure.frames]
-    assert figure.layout.updatemenus[0].buttons[0].method == "animate"
+    play, pause = figure.layout.updatemenus[0].buttons
+    assert (play.method, play.args[0], pause.method) == ("animate", None, "animate")
 
 
 def test_values_of_a_path_share_one_scale(sphere):
