@@ -104,4 +104,5 @@ def test_wheel_holds_the_assets_and_works_outside_the_checkout(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
     )
     assert done.stdout.startswith(f"{tmp_path / 'site' / 'spectral_jax' / '__init__.py'} 1229 True")
+    assert (tmp_path / "site" / "spectral_jax" / "assets" / "demo_network.npz").is_file()
     assert [*(tmp_path / "site").glob("*.dist-info/licenses/spectral_jax/assets/LICENSE-CC0.txt")]

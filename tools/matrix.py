@@ -204,8 +204,9 @@ def installed(name: str) -> Path:
 
 
 def wheel() -> None:
-    """The wheel, in an empty environment without the checkout: the demo and its evaluation."""
+    """The wheel, in an empty environment without the checkout: its own network, the demo, and its evaluation."""
     command = installed("wheel") / "spectral-jax"
+    run(command, "sample", "demo", "--out", "people", cwd=CACHE / "wheel")
     run(command, "demo", cwd=CACHE / "wheel")
     run(command, "eval", "runs/demo", cwd=CACHE / "wheel")
 

@@ -40,7 +40,7 @@ class Eval:
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run folder."""
+    """The run folder, or the word demo: the network that comes with the package."""
     data: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="DATA")] = ()
     """The dataset (default: the one the run was trained on). Given several times, a table of all runs on all of them
     follows."""

@@ -29,7 +29,7 @@ class Encode:
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The .npz file to write: the latents, the origin of each, the run and its connectivity."""
     run: Annotated[Path, tyro.conf.arg(metavar="RUN")]
-    """The run folder."""
+    """The run folder, or the word demo: the network that comes with the package."""
     checkpoint: Checkpoint = None
     """The newest checkpoint (last) or the one with the lowest validation error (best) (default: last for SAE-LP, best
     for the residual network)."""
@@ -107,7 +107,7 @@ class Decode:
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The .npz or .npy file to write, or the folder for .ply meshes."""
     run: Annotated[Path, tyro.conf.arg(metavar="RUN")]
-    """The run folder."""
+    """The run folder, or the word demo: the network that comes with the package."""
     checkpoint: Checkpoint = None
     """The newest checkpoint (last) or the one with the lowest validation error (best) (default: last for SAE-LP, best
     for the residual network)."""

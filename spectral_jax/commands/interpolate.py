@@ -34,7 +34,7 @@ class Interpolate:
     """Interpolate between two meshes, in vertex space or in the network's latent space, and measure the path."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run folder."""
+    """The run folder, or the word demo: the network that comes with the package."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The folder to write: frames, path.glb, path.gif, path.npz, measures.json; with --compare, the comparison."""
     start: Annotated[str, tyro.conf.arg(name="from", metavar="I|FILE")] = "0"
@@ -166,7 +166,7 @@ class Sample:
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run folder."""
+    """The run folder, or the word demo: the network that comes with the package."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The folder to write: 000.ply, ..., and samples.npz."""
     count: int = 8
@@ -217,7 +217,7 @@ class Filter:
     """Low-pass filter a mesh: keep its lowest modes, which are its shape without its detail."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run folder, whose basis and dataset are used."""
+    """The run folder, or the word demo, whose basis and dataset are used."""
     mesh: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="I|FILE")]
     """An index of the split, or a mesh file of the same connectivity."""
     modes: int
@@ -250,7 +250,7 @@ class Mix:
     """Combine the low modes of one mesh with the high modes of another: the pose of one, the detail of the other."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run folder, whose basis and dataset are used."""
+    """The run folder, or the word demo, whose basis and dataset are used."""
     low: Annotated[str, tyro.conf.arg(metavar="I|FILE")]
     """The mesh whose low modes are taken: an index of the split, or a mesh file of the same connectivity."""
     high: Annotated[str, tyro.conf.arg(metavar="J|FILE")]

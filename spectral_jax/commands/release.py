@@ -23,7 +23,7 @@ class Export:
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run folder."""
+    """The run folder, or the word demo: the network that comes with the package."""
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The file to write: .npz, .glb, or .safetensors or .onnx if the package of that name is installed."""
     part: Annotated[Literal["decoder", "encoder"] | None, tyro.conf.arg(metavar="{decoder,encoder}")] = None
@@ -48,20 +48,21 @@ class Export:
             if (value := getattr(self, option)) is not None and kind != its_kind:
                 raise ValueError(f"--{option} {value} is for {its_kind} files, not for {self.file}")
         check_free(self.file, self.overwrite)
+        what = ""
         if kind == ".glb":
             opened = open_run(self.run, self.data, self.checkpoint)
             with Bars() as bars:
-                what = f"{shapes.write(self.file, opened, self.latents, bars)} directions"
+                what = f"{shapes.write(self.file, opened, self.latents, bars)} directions, "
             loaded = opened.run
         else:
             loaded = run.load_run(self.run, self.checkpoint)
             if kind == ".onnx":
-                what = self.part or "decoder"
-                onnx_export.save(self.file, loaded, what)
+                part = self.part or "decoder"
+                onnx_export.save(self.file, loaded, part)
+                what = f"{part}, "
             else:
-                what = "network"
                 bundle.save_release(self.file, loaded)
-        print(f"{self.file}: {what}, epoch {loaded.epoch} of {self.run}, {self.file.stat().st_size / 1e6:.1f} MB")
+        print(f"{self.file}: {what}epoch {loaded.epoch} of {self.run}, {self.file.stat().st_size / 1e6:.1f} MB")
 
 
 @dataclass(frozen=True)

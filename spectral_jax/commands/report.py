@@ -46,6 +46,7 @@ class Report:
         if not log and (self.run / logs.LOG_FILE).exists():  # converted and imported runs have no file
             raise ValueError(f"{self.run / logs.LOG_FILE}: no epoch in it yet")
         first = open_run(self.run, self.data)
+        config = safe_files.read_json(self.run / CONFIG_FILE)
         data = first.data
         region_of = regions.body_regions(data.basis, data.metadata["source"])
         with Bars() as bars:
@@ -64,7 +65,7 @@ class Report:
             regions=[] if region_of is None else list(regions.REGIONS),
             found=found,
             log=log,
-            config=safe_files.read_json(self.run / CONFIG_FILE),
+            config=config,
             provenance=provenance.record(data.path),
             others=others,
             shape_models=measured,

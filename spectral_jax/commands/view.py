@@ -25,7 +25,7 @@ class View:
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run folder."""
+    """The run folder, or the word demo: the network that comes with the package."""
     data: str | None = None
     """The dataset for all runs (default: the one that each was trained on)."""
     split: str = "test"
@@ -61,7 +61,7 @@ class View:
         path = Path(os.path.abspath(self.run))
 
         def names() -> list[str]:
-            return sorted(file.parent.name for file in path.parent.glob("*/config.json"))
+            return sorted({path.name, *(file.parent.name for file in path.parent.glob("*/config.json"))})
 
         @functools.lru_cache(maxsize=4)
         def load(name: str) -> scene.Subject:

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from spectral_jax.basis import spectral
+from spectral_jax.basis import formats
 from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.bodies import amass
 from spectral_jax.bodies.amass import Recording
@@ -39,7 +39,7 @@ def demo(recipe: DemoRecipe, progress: Progress = SILENT) -> Path:
     """Build the demo dataset and return its folder. Raises ValueError if the folder exists (unless overwrite)."""
     writer.check_replaceable(recipe.out, recipe.overwrite)
     body = load_body(demo_body_path(recipe.vertices))
-    basis = spectral.compute(body.faces, body.num_vertices, recipe.modes, progress=progress)
+    basis = formats.cached(body.faces, body.num_vertices, recipe.modes, progress=progress)
     projector = _projector(basis, {"male": body, "female": body})
     metadata = {"recipe": "demo", "seed": recipe.seed, "frames_per_sequence": DEMO_FRAMES}
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ from spectral_jax.network import networks
 from spectral_jax.network.codec import NO_BASIS
 from spectral_jax.network.config import ModelConfig
 from spectral_jax.network.networks import Network
-from spectral_jax.runs import checkpoint, provenance
+from spectral_jax.runs import checkpoint, pretrained, provenance
 from spectral_jax.training.config import TrainConfig
 
 SCHEMA = 1
@@ -204,10 +204,16 @@ def check_basis(folder: str | Path, basis: SpectralBasis, name: str) -> None:
 def load_run(path: str | Path, which: Literal["last", "best"] | None = None) -> Run:
     """Load a trained run: its newest checkpoint, or the one with the lowest validation error.
 
-    By default, SAE-LP's newest, as published, and the residual network's best, which is never worse than PCA. Raises
-    ValueError naming the file when the folder is not a run or has no checkpoint.
+    By default, SAE-LP's newest, as published, and the residual network's best, which is never worse than PCA. "demo" is
+    the network that comes with the package, unless there is a folder of that name. Raises ValueError naming the file
+    when the folder is not a run or has no checkpoint.
     """
     path = Path(path)
+    if path == Path(pretrained.NAME) and not path.exists():
+        found = pretrained.load()
+        params, constants = jax.device_put((found.params, found.constants))
+        config = RunConfig(found.model, found.train, "demo")
+        return Run(path, networks.build(found.model), params, found.basis, config, found.epoch, constants, "best")
     if not path.is_dir():
         raise ValueError(f"{path}: no such run folder")
     config = load_config(path)

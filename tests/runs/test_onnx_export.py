@@ -29,11 +29,12 @@ TOLERANCE = 1e-5
 SAE_LP = {"pooled": (12, 20, 6), "channels": (4, 5, 6)}
 RESIDUAL = {"network": "residual", "directions": 20, "hidden_size": 16}
 MODELS = {
-    "sae-lp": SAE_LP | {"activation": "LeakyReLU"},
-    "wide kernels": SAE_LP | {"conv_size": 5, "pooling": "before-activation", "activation": "SiLU"},
-    "residual": RESIDUAL,
+    "sae-lp": SAE_LP | {"conv_size": 5, "pooling": "before-activation", "activation": "SiLU"},
     "symmetric": RESIDUAL | {"directions": 3, "symmetric": True},
+    "leaky": SAE_LP | {"activation": "LeakyReLU"},
+    "residual": RESIDUAL,
 }
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("leaky", "residual")]
 
 
 def made(basis, **options):
@@ -62,7 +63,7 @@ def answers(path, **inputs):
     return found, session.get_modelmeta().custom_metadata_map
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["sae-lp", "symmetric", *SLOW])
 def test_other_programs_compute_what_the_network_computes(sphere, sphere_basis, tmp_path, name):
     run = made(spectral.truncate(sphere_basis, 32), **MODELS[name])
     latents = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
