@@ -38,7 +38,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (self.size, x.shape[0], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         convolve = primitives.convolve_custom_backward if self.custom_backward else primitives.convolve
-        return convolve(x, kernel) + bias[:, None, None]
+        return convolve(x, kernel, bias)
 
 
 class SpectralAutoencoder(nn.Module):

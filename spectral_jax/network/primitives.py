@@ -21,40 +21,63 @@ def _shift(x: Array, places: int) -> Array:
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 0, 0), (places, -places, 0)))
 
 
-def _taps(x: Array, size: int) -> Array:
+def _by_input(kernel: Array) -> Array:
+    """The kernel as the matrix of all products with the inputs, (chan, size * out)."""
+    return kernel.swapaxes(0, 1).reshape(kernel.shape[1], -1)
+
+
+def _few() -> int:
+    """How many times fewer channels than outputs the inputs have at most, where they are shifted and not the outputs.
+
+    On a CPU that is what copies less. A GPU adds up shifted products in the launch of bias and activation, and writes
+    the shifted gradient in that of the activation's slope, so that shifts of the inputs are launches more.
+    """
+    return 1 if jax.default_backend() == "cpu" else 3
+
+
+def _taps(x: Array, kernel: Array) -> Array:
     """The shifted inputs of all taps of a convolution, (size * chan, batch, freq)."""
+    size = len(kernel)
     return jnp.concatenate([_shift(x, size // 2 - tap) for tap in range(size)])
 
 
 def convolve(
-    x: Float[Array, "chan batch freq"], kernel: Float[Array, "size chan out"]
+    x: Float[Array, "chan batch freq"],
+    kernel: Float[Array, "size chan out"],
+    bias: Float[Array, "out"] | None = None,
 ) -> Float[Array, "out batch freq"]:
     """Cross-correlation along frequency with zero padding, for an odd size, as one matrix product and shifts.
 
-    Shifts apply to the side with fewer channels, inputs or products, because it is cheaper to copy. (XLA's own
-    convolution is three times slower inside a scan on a CPU.)
+    Shifts apply to the inputs or to the products: see `_few`. (XLA's own convolution is three times slower inside a
+    scan on a CPU.)
     """
     size, chan, out = kernel.shape
-    if chan < out:
-        return jnp.einsum("io,ibf->obf", kernel.reshape(-1, out), _taps(x, size))
-    products = jnp.einsum("tio,ibf->tobf", kernel, x)
-    return sum((_shift(product, size // 2 - tap) for tap, product in enumerate(products)), jnp.zeros((), x.dtype))
+    if _few() * chan < out:
+        y = jnp.einsum("io,ibf->obf", kernel.reshape(-1, out), _taps(x, kernel))
+    else:
+        products = jnp.split(jnp.einsum("io,ibf->obf", _by_input(kernel), x), size)
+        shifted = (_shift(product, size // 2 - tap) for tap, product in enumerate(products))
+        y = sum(shifted, jnp.zeros((), x.dtype))
+    return y if bias is None else y + bias[:, None, None]
 
 
-def _convolve_forward(x, kernel):
-    return convolve(x, kernel), (x, kernel)
+def _convolve_forward(x, kernel, bias):
+    return convolve(x, kernel, bias), (x, kernel, bias)
 
 
 def _convolve_backward(saved, gradient):
-    x, kernel = saved
+    x, kernel, bias = saved
     size, chan, out = kernel.shape
-    for_x = convolve(gradient, kernel[::-1].swapaxes(1, 2))
-    if chan <= out:
-        for_kernel = jnp.einsum("ibf,obf->io", _taps(x, size), gradient).reshape(kernel.shape)
-    else:
-        for_kernel = jnp.einsum("ibf,obf->io", x, _taps(gradient, size)).reshape(chan, size, out)
-        for_kernel = for_kernel[:, ::-1].swapaxes(0, 1)
-    return for_x, for_kernel
+    if _few() * chan <= out:
+        for_x = convolve(gradient, kernel[::-1].swapaxes(1, 2))
+        for_kernel = jnp.einsum("ibf,obf->io", _taps(x, kernel), gradient).reshape(kernel.shape)
+    else:  # the barrier has XLA write what both products take once, together with the slope of the activation
+        shifted = jnp.concatenate([_shift(gradient, tap - size // 2) for tap in range(size)])
+        shifted = lax.optimization_barrier(shifted)
+        for_x = jnp.einsum("io,obf->ibf", _by_input(kernel), shifted)
+        for_kernel = jnp.einsum("ibf,obf->io", x, shifted).reshape(chan, size, out).swapaxes(0, 1)
+        gradient = jnp.split(shifted, size)[size // 2]
+    return for_x, for_kernel, None if bias is None else gradient.sum((1, 2))
 
 
 convolve_custom_backward = jax.custom_vjp(convolve)

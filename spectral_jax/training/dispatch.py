@@ -20,8 +20,8 @@ from spectral_jax.training.batches import Batch, DeviceData, StreamedData, epoch
 from spectral_jax.training.config import Storage, TrainConfig
 from spectral_jax.training.devices import AXIS
 from spectral_jax.training.schedule import MAX_EPOCHS_AHEAD
-from spectral_jax.training.state import EpochMetrics, TrainingProgress, TrainState
-from spectral_jax.training.step import train_step
+from spectral_jax.training.state import EpochMetrics, TrainingProgress, TrainState, for_loop, from_loop
+from spectral_jax.training.step import step_in_loop
 
 DISPATCH_SECONDS = 1.0  # how long the devices work without the host
 FIRST_STEPS = 8  # in each of the first two dispatches: one compiles, the other tells how long a step takes
@@ -63,6 +63,7 @@ class StepRange(NamedTuple):
 
 def train_steps(
     context: TrainContext,
+    unravel: Callable[[Any], Any],
     carry: tuple[TrainState, EpochMetrics],
     batch_at: Callable[[Array], Batch],
     learning_rates: Float[Array, "step"],
@@ -72,6 +73,7 @@ def train_steps(
 ) -> tuple[TrainState, EpochMetrics]:
     """Take steps `start` to `stop` of an epoch in one loop on the device; `batch_at` returns the batch of a step.
 
+    The state is that of `for_loop`, with its `unravel`.
     The loop contains matrix products only: on a CPU, XLA runs a convolution inside a loop three times slower.
     """
     config = context.config
@@ -79,15 +81,9 @@ def train_steps(
     def body(step, carry):
         state, sums = carry
         batch = batch_at(step)
-        state, loss, norm = train_step(
-            context.model,
-            state,
-            batch.coefficients.astype(jnp.float32),
-            learning_rates[step],
-            weights=batch.mask / batch.num_valid,
-            config=config,
-            constants=constants,
-            axis=context.axis,
+        rows, weights = batch.coefficients.astype(jnp.float32), batch.mask / batch.num_valid
+        state, loss, norm = step_in_loop(
+            context.model, unravel, state, rows, learning_rates[step], weights, config, constants, context.axis
         )
         # The barrier has this product rounded alike in every program that contains it: resident and streamed data give
         # the same sums, bit for bit.
@@ -121,6 +117,7 @@ def train_epochs(
     `sums` are the totals so far of the epoch that the range begins in.
     """
     zeros = jax.tree.map(jnp.asarray, EpochMetrics())
+    state, unravel = for_loop(state)
 
     def body(i, carry):
         state, totals = carry
@@ -137,11 +134,12 @@ def train_epochs(
             return Batch(coefficients[order[step]], (order[step] >= 0).astype(jnp.float32), num_valid[step])
 
         rates = steps.learning_rates[i]
-        state, done = train_steps(context, (state, so_far), batch_at, rates, start, stop, constants)
+        state, done = train_steps(context, unravel, (state, so_far), batch_at, rates, start, stop, constants)
         return state, jax.tree.map(lambda values, value: values.at[i].set(value), totals, done)
 
     totals = jax.tree.map(lambda zero: jnp.broadcast_to(zero, len(steps.learning_rates)), zeros)
-    return lax.fori_loop(0, steps.count, body, (state, totals))
+    state, totals = lax.fori_loop(0, steps.count, body, (state, totals))
+    return from_loop(state, unravel), totals
 
 
 @functools.partial(jax.jit, static_argnames="context", donate_argnames="state")
@@ -165,7 +163,9 @@ def train_block(context: TrainContext, state, sums, block: Batch, learning_rates
 
     def steps(state, sums, block, learning_rates, stop, constants):
         batch_at = lambda step: jax.tree.map(lambda values: values[step], block)  # noqa: E731
-        return train_steps(context, (state, sums), batch_at, learning_rates, 0, stop, constants)
+        state, unravel = for_loop(state)
+        state, sums = train_steps(context, unravel, (state, sums), batch_at, learning_rates, 0, stop, constants)
+        return from_loop(state, unravel), sums
 
     everywhere, by_row = PartitionSpec(), PartitionSpec(None, AXIS)
     in_specs = (everywhere, everywhere, Batch(by_row, by_row, everywhere), everywhere, everywhere, everywhere)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from spectral_jax.network.autoencoder import SpectralAutoencoder
 from spectral_jax.network.networks import Network, TrainedPart
 from spectral_jax.network.principal import Principal
 from spectral_jax.training.config import Loss, Precision, TrainConfig
-from spectral_jax.training.state import TrainState
+from spectral_jax.training.state import TrainState, for_loop, from_loop, ravel, swap_kernels
 
 VALIDATION_BATCH = 64  # meshes reconstructed at a time
 LEAST_SQUARED = 1e-16  # square metres; a smaller error has no gradient of the distance loss
@@ -97,10 +98,30 @@ def train_step(
     Inside a `shard_map` over `axis`, each device passes its part of the batch. Loss and gradients are summed over the
     devices, which then all take the same step.
     """
-    loss, gradient = loss_and_gradient(model, state.params, rows, weights, config.precision, config.loss, constants)
+    state, unravel = for_loop(state)
+    state, loss, norm = step_in_loop(model, unravel, state, rows, learning_rate, weights, config, constants, axis)
+    return from_loop(state, unravel), loss, norm
+
+
+def step_in_loop(
+    model: TrainedPart,
+    unravel: Callable[[Any], Any],
+    state: TrainState,
+    rows: Float[Array, "batch *row"],
+    learning_rate: Float[Array, ""] | float,
+    weights: Float[Array, "batch"] | None,
+    config: TrainConfig,
+    constants: Any = None,
+    axis: str | None = None,
+) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
+    """`train_step` on a state of `for_loop`, with its `unravel`."""
+    loss, tree = loss_and_gradient(
+        model, swap_kernels(state.params), rows, weights, config.precision, config.loss, constants
+    )
+    gradient = ravel(tree)
     if axis and jax.process_count() > 1:  # one exchange: on CPUs several can meet in the wrong order and deadlock
-        flat, unravel = jax.flatten_util.ravel_pytree((loss, gradient))
-        loss, gradient = unravel(lax.psum(flat, axis))
+        flat, split = jax.flatten_util.ravel_pytree((loss, gradient))
+        loss, gradient = split(lax.psum(flat, axis))
     elif axis:
         loss, gradient = lax.psum((loss, gradient), axis)
     norm: Any = optax.tree.norm(gradient)
@@ -108,7 +129,7 @@ def train_step(
     if config.clip_norm:
         gradient = jax.tree.map(lambda g: g * jnp.minimum(1, config.clip_norm / norm), gradient)
     direction, opt_state = optax.scale_by_adam(b2=config.beta2).update(gradient, state.opt_state)
-    params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
+    params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, unravel(direction))
     after = TrainState(params, opt_state, state.step + 1)
     # optax.apply_if_finite adds its counters to the optimiser's state, which checkpoints hold, and checks the gradient
     # alone. Here the loss must be finite, too, and a skipped step leaves the whole state unchanged.

@@ -10,8 +10,14 @@ from spectral_jax.network import primitives
 KEYS = jax.random.split(jax.random.key(0), 3)
 
 
+@pytest.fixture(params=["cpu", "gpu"], autouse=True)
+def forms_of(request, monkeypatch):
+    """The forms that operations have on a CPU, and those that they have on a GPU."""
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+
+
 @pytest.mark.parametrize("size", [1, 3, 5])
-@pytest.mark.parametrize(("chan", "out"), [(3, 8), (8, 8), (8, 3)])
+@pytest.mark.parametrize(("chan", "out"), [(2, 8), (8, 8), (8, 3)])
 def test_convolution_is_the_sum_over_taps(size, chan, out):
     x, kernel = jax.random.normal(KEYS[0], (chan, 2, 7)), jax.random.normal(KEYS[1], (size, chan, out))
     padded = np.pad(x, ((0, 0), (0, 0), (size // 2, size // 2)))
@@ -20,10 +26,19 @@ def test_convolution_is_the_sum_over_taps(size, chan, out):
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
-@pytest.mark.parametrize(("chan", "out"), [(3, 8), (8, 8), (8, 3)])
+@pytest.mark.parametrize(("chan", "out"), [(2, 8), (8, 8), (8, 3)])
 def test_convolution_by_hand_has_the_gradients_of_autodiff(size, chan, out):
     x, kernel = jax.random.normal(KEYS[0], (chan, 2, 7)), jax.random.normal(KEYS[1], (size, chan, out))
     check_gradients(primitives.convolve, primitives.convolve_custom_backward, x, kernel)
+    bias = jax.random.normal(KEYS[2], (out,))
+    check_gradients(primitives.convolve, primitives.convolve_custom_backward, x, kernel, bias)
+
+
+def test_the_bias_is_added_to_every_place():
+    x, kernel = jax.random.normal(KEYS[0], (3, 2, 7)), jax.random.normal(KEYS[1], (3, 3, 8))
+    bias = jax.random.normal(KEYS[2], (8,))
+    expected = primitives.convolve(x, kernel) + bias[:, None, None]
+    np.testing.assert_allclose(primitives.convolve(x, kernel, bias), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(9, 4), (4, 9)])
