@@ -19,7 +19,6 @@ import jax
 import numpy as np
 from machine import alternate, announce, ceilings, save, seconds, table
 from ours import ours
-from published import TarMeshes, loader, write
 from train_step import theirs
 from work import roofline_seconds
 
@@ -35,6 +34,8 @@ def end_to_end(config: ModelConfig, folder: Path, batch: int, precision: Precisi
     run = None
 
     def read():
+        from published import TarMeshes
+
         try:
             from spectral_jax.data.dataset import read_split
             from spectral_jax.data.pytorch_layouts import open_pytorch_layout
@@ -56,6 +57,8 @@ def end_to_end(config: ModelConfig, folder: Path, batch: int, precision: Precisi
 
 def compare(options: argparse.Namespace, precision: Precision) -> dict[str, object]:
     """Time both ways on a dataset in a temporary folder."""
+    from published import loader, write
+
     meshes, config = (64 if options.quick else options.meshes), ModelConfig(modes=options.freq)
     figures: dict = {"meshes": meshes, "freq": options.freq, "batch": options.batch, "precision": precision}
     with tempfile.TemporaryDirectory() as root:

@@ -2,7 +2,9 @@
 
     pip install --no-deps jax-cuda13-plugin jax-cuda13-pjrt     # of the version of jax; 250 MB; and CUDA 13 with ptxas
     python benchmarks/launches.py --modes 4096 --batch 16 1024
-    python benchmarks/launches.py --deterministic               # does every program compile with these flags?
+    python benchmarks/launches.py --deterministic --precision default highest bf16 # does every program compile?
+    pip install libtpu
+    python benchmarks/launches.py --tpu                          # for a TPU v5e; of each program the memory
 
 Figures are counted, not measured. Without a card nothing can be tuned, so Triton's matrix products are off, and each
 product is one call of cuBLAS. A loop of the compiled program that trains is a turn for each step.
@@ -12,6 +14,7 @@ import argparse
 import collections
 import functools
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -31,28 +34,40 @@ platform_name: "CUDA" dnn_version_info { major: 9 minor: 7 } runtime_version { m
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
 MESHES = 4096  # in the train split of the programs
+TRIALS = 2  # of a sweep
+POINTS = 9  # of a geodesic
 FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", ""}  # they launch nothing
 
 
-def programs(config: Any, batch: int) -> dict[str, Any]:
-    """The programs of a network, lowered for the card: an epoch of training, validation, encoding and decoding."""
+def describe(tpu: bool) -> Any:
+    """The device that is not there."""
+    from jax.experimental import topologies
+
+    if tpu:
+        return topologies.get_topology_desc("v5e:2x2", "tpu").devices[0]
+    return topologies.get_topology_desc("card", "cuda", target_config=H100, topology="1x1x1").devices[0]
+
+
+def programs(config: Any, batch: int, precision: Any, card: Any) -> dict[str, Any]:
+    """The programs of a network, lowered for the card: what `train`, `eval`, `encode`, `decode`, `sweep` and geodesics
+    run.
+    """
     import jax
     import numpy as np
-    from jax.experimental import topologies
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     from spectral_jax.basis.spectral import SpectralBasis
     from spectral_jax.network import codec as codecs
     from spectral_jax.network import networks
-    from spectral_jax.training import dispatch, step
+    from spectral_jax.paths.interpolate import codec_geodesic
+    from spectral_jax.training import dispatch, step, sweep
     from spectral_jax.training.batches import num_steps
     from spectral_jax.training.config import TrainConfig
     from spectral_jax.training.devices import AXIS
     from spectral_jax.training.state import EpochMetrics, init_state
 
-    step.microbatch_size = lambda *_: 2**31  # what it answers beside a GPU
-    card = topologies.get_topology_desc("card", "cuda", target_config=H100, topology="1x1x1")
-    device_mesh = Mesh(np.array(card.devices), (AXIS,))
+    jax.default_backend = lambda: "tpu" if "tpu" in card.platform else "gpu"  # what the package asks for its choices
+    device_mesh = Mesh(np.array([card]), (AXIS,))
     everywhere = NamedSharding(device_mesh, PartitionSpec())
 
     def shapes(tree):
@@ -61,7 +76,7 @@ def programs(config: Any, batch: int) -> dict[str, Any]:
     def array(*shape, dtype=np.float32):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere)
 
-    network, options = networks.build(config), TrainConfig(batch_size=batch)
+    network, options = networks.build(config), TrainConfig(batch_size=batch, precision=precision)
     state = shapes(jax.eval_shape(lambda: init_state(config, options)))
     constants = {name: array(*shape) for name, shape in networks.constant_shapes(config).items()} or None
     context = dispatch.TrainContext(networks.trained_part(network), options, device_mesh)
@@ -71,10 +86,18 @@ def programs(config: Any, batch: int) -> dict[str, Any]:
     basis = SpectralBasis(array(6890, config.modes), array(config.modes), array(13776, 3, dtype=np.int32))
     codec = codecs.Codec(network, state.params, basis, constants)
     coefficients, latents = array(64, config.modes, 3), array(64, config.latent_size)
+    pair = array(config.latent_size), array(config.latent_size)
+    alone = dispatch.TrainContext(context.model, options)
+    trials = jax.tree.map(lambda leaf: array(TRIALS, *leaf.shape, dtype=leaf.dtype), state)
+    keys = jax.eval_shape(lambda: jax.vmap(jax.random.key)(jax.numpy.arange(TRIALS)))
+    keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=everywhere)
+    spans = span._replace(learning_rates=array(TRIALS, *span.learning_rates.shape))
     lowered = {
         "training": dispatch.train_resident.lower(context, state, sums, array(MESHES, *rows), key, span, constants),
         "encoding": codecs.encode_batch.lower(codec, coefficients),
         "decoding": codecs.decode_vertices_batch.lower(codec, latents),
+        "a geodesic": codec_geodesic.lower(codec, *pair, num_points=POINTS),
+        f"a sweep of {TRIALS}": sweep._train.lower(alone, trials, array(MESHES, *rows), keys, spans, constants),
     }
     if constants is None:
         validate = jax.jit(functools.partial(step.validate, network))
@@ -132,28 +155,53 @@ def main() -> None:
     parser.add_argument("--modes", type=int, default=4096)
     parser.add_argument("--batch", type=int, nargs="+", default=[16])
     parser.add_argument("--network", choices=["sae-lp", "residual"], default="sae-lp")
+    parser.add_argument("--precision", nargs="+", choices=["default", "highest", "bf16"], default=["default"])
     parser.add_argument("--deterministic", action="store_true")
+    parser.add_argument("--tpu", action="store_true")
     options = parser.parse_args()
-    if importlib.util.find_spec("jax_plugins.xla_cuda13") is None or shutil.which("ptxas") is None:
+    if options.tpu and importlib.util.find_spec("libtpu") is None:
+        sys.exit("skipped: needs libtpu")
+    cuda = importlib.util.find_spec("jax_cuda13_plugin") and shutil.which("ptxas")
+    if not options.tpu and not cuda:
         sys.exit("skipped: needs the CUDA plug-in of JAX (jax-cuda13-plugin, jax-cuda13-pjrt) and ptxas")
     from spectral_jax.network.config import ModelConfig
     from spectral_jax.training.devices import DETERMINISTIC
 
-    cuda = os.environ.get("CUDA_HOME", "/usr/local/cuda")
-    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
-    flags = DETERMINISTIC if options.deterministic else DETERMINISTIC[-1:]  # what is read when JAX first compiles
-    flags = os.environ.get("XLA_FLAGS", ""), f"--xla_gpu_cuda_data_dir={cuda}", *flags
-    os.environ["XLA_FLAGS"] = " ".join(flags)
-    for batch in options.batch:
-        for name, lowered in programs(ModelConfig(options.modes, network=options.network), batch).items():
-            found = computations(lowered.compile().as_text())
-            print(f"{options.network}, {options.modes} modes, batch {batch}: {name} compiles")
-            for lines in found.values() if name == "training" else ():
-                for line in lines:
-                    if operation(line) == "while":
-                        body = _named(line, "body")
-                        count = launches(found, body)
-                        print(f"  a turn of {body}: {count.total()} launches, {dict(count.most_common())}")
+    os.environ.update(TPU_SKIP_MDS_QUERY="1", JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1", JAX_PLATFORMS="cpu")
+    if not options.tpu:
+        flags = DETERMINISTIC if options.deterministic else DETERMINISTIC[-1:]  # what is read when JAX first compiles
+        folder = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+        flags = os.environ.get("XLA_FLAGS", ""), f"--xla_gpu_cuda_data_dir={folder}", *flags
+        os.environ["XLA_FLAGS"] = " ".join(flags)
+    config, card, failed = ModelConfig(options.modes, network=options.network), describe(options.tpu), False
+    for batch, precision in itertools.product(options.batch, options.precision):
+        for name, lowered in programs(config, batch, precision, card).items():
+            about = f"{options.network}, {options.modes} modes, batch {batch}, {precision}: {name}"
+            try:
+                compiled = lowered.compile()
+            except Exception as error:
+                print(f"{about} does not compile: {str(error).splitlines()[0]}", flush=True)
+                failed = True
+                continue
+            memory = compiled.memory_analysis()
+            print(
+                f"{about} compiles, {memory.temp_size_in_bytes / 1e6:.0f} MB beside arguments of "
+                f"{memory.argument_size_in_bytes / 1e6:.0f} MB",
+                flush=True,
+            )
+            if name == "training":
+                report(computations(compiled.as_text()))
+    sys.exit(failed)
+
+
+def report(found: dict[str, list[str]]) -> None:
+    """Print what a turn of each loop launches."""
+    for lines in found.values():
+        for line in lines:
+            if operation(line) == "while":
+                body = _named(line, "body")
+                count = launches(found, body)
+                print(f"  a turn of {body}: {count.total()} launches, {dict(count.most_common())}", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,20 +18,27 @@ from typing import get_args
 
 import jax
 import numpy as np
-import torch
 from machine import alternate, announce, ceilings, save, table
 from ours import num_measured, ours
 from work import activation_bytes, roofline_seconds, step_bytes, step_flops
 
 from spectral_jax.network.config import ModelConfig
-from spectral_jax.pytorch.reference import TorchSpectralAutoencoder
 from spectral_jax.training.config import Precision
+
+try:
+    import torch
+
+    from spectral_jax.pytorch.reference import TorchSpectralAutoencoder
+except ModuleNotFoundError:  # ours is measured without it
+    torch = None
 
 MODES = {"torch_eager": None, "torch_compile": "default", "torch_graphs": "reduce-overhead"}
 
 
 def theirs(config: ModelConfig, batches: Iterable, precision: Precision, mode: str | None = None) -> Callable[[], None]:
     """Return a function that trains PyTorch's network on the batches and waits; `mode` is that of torch.compile."""
+    if torch is None:
+        return functools.partial(_refuse, "PyTorch is not installed")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if mode == "reduce-overhead" and device == "cpu":
         return functools.partial(_refuse, "no CUDA")
@@ -65,10 +72,14 @@ def measure(freq: int, batch: int, precision: Precision, rounds: int, modes: Ite
     """Measure one size: milliseconds per step and first call of each side, the roofline, its fraction, the ratios."""
     config, steps = ModelConfig(modes=freq), num_measured(batch)
     meshes = np.random.default_rng(0).standard_normal((steps * batch, freq, 3), np.float32)
-    batches = torch.from_numpy(meshes).to("cuda" if torch.cuda.is_available() else "cpu").split(batch)
+    batches = []
+    if torch:
+        batches = torch.from_numpy(meshes).to("cuda" if torch.cuda.is_available() else "cpu").split(batch)
     sides = {name: theirs(config, batches, precision, MODES[name]) for name in modes}
-    timings = alternate({"ours": ours(config, meshes, batch, precision), **sides}, rounds, set(sides) - {"torch_eager"})
-    torch.compiler.reset()
+    optional = set(sides) - ({"torch_eager"} if torch else set())
+    timings = alternate({"ours": ours(config, meshes, batch, precision), **sides}, rounds, optional)
+    if torch:
+        torch.compiler.reset()
     own, bound = timings["ours"].median, roofline_seconds(config, batch, precision)
     cell = {"freq": freq, "batch": batch, "precision": precision}
     for name, timing in timings.items():

@@ -187,3 +187,52 @@ def test_every_command_that_memory_measures_is_one(tmp_path):
 
     for arguments in memory.commands(tmp_path / "data", tmp_path, 128).values():
         cli.parse(arguments)  # raises SystemExit otherwise
+
+
+@pytest.fixture
+def parts_of_gpu(monkeypatch):
+    """The command that measures a GPU, with parts that are cheap."""
+    import gpu
+
+    def part(code, seconds=60):
+        command = ["-c", code, "{json}"]
+        return gpu.Part("a part", seconds, command, command, lambda figures: list(figures["rows"].items()))
+
+    write = "import json, sys; json.dump({'rows': {'the answer': '42 ms'}}, open(sys.argv[1], 'w'))"
+    every = {
+        "hangs": part("import time; time.sleep(60)", 0.1),
+        "fails": part("raise RuntimeError('no card | no figures')"),
+        "works": part(write),
+    }
+    monkeypatch.setattr(gpu, "parts", lambda: every)
+    monkeypatch.setattr(gpu, "card", lambda: "a-card")
+    return gpu
+
+
+def test_parts_on_a_gpu_neither_wait_for_each_other_nor_fail_together(parts_of_gpu, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path)])
+    assert parts_of_gpu.main() == 1  # some part has no figures
+    table = (tmp_path / "table.md").read_text().splitlines()
+    assert table[0].startswith("| a-card, ")
+    assert table[2:] == [
+        "| a part | stopped after 0 s |",
+        "| a part | failed: RuntimeError: no card no figures |",
+        "| the answer | 42 ms |",
+    ]
+    assert "without figures: hangs, fails" in capsys.readouterr().out
+    assert json.loads((tmp_path / "works.json").read_text())["rows"]
+
+
+def test_every_part_on_a_gpu_has_a_script_and_options_that_it_knows():
+    """A mistake in one would be found on a machine that is lent for minutes."""
+    import gpu
+
+    for name, part in gpu.parts().items():
+        for arguments in (part.command, part.quick):
+            assert arguments[0] == "-m" or (BENCHMARKS / arguments[0]).is_file(), name
+    scripts = {part.command[0] for part in gpu.parts().values()} - {"-m"}
+    for script in scripts:
+        source = (BENCHMARKS / script).read_text()
+        for part in gpu.parts().values():
+            options = [each for each in part.command + part.quick if each.startswith("--")]
+            assert part.command[0] != script or all(f'"{each}"' in source for each in options), (script, options)

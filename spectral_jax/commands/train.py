@@ -127,6 +127,7 @@ class Train:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if self.deterministic:
             devices.make_deterministic()
+        devices.use_graphs()
         if self.distributed or self.coordinator or self.num_processes is not None or self.process_id is not None:
             devices.initialise(self.coordinator, self.num_processes, self.process_id)
             console.quiet = not devices.is_main()

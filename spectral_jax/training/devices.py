@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -48,6 +49,19 @@ DETERMINISTIC = (
 def make_deterministic() -> None:
     """Restrict XLA to deterministic kernels on a GPU, chosen without timing them. Call before JAX computes anything."""
     add_xla_flags(*DETERMINISTIC)
+
+
+LOOP_AS_GRAPH = "--xla_gpu_enable_command_buffer=+WHILE"
+
+
+def use_graphs() -> None:
+    """Have XLA put whole loops into CUDA graphs, not their bodies alone. Call before JAX computes anything.
+
+    Nothing changes without JAX's plug-in for NVIDIA GPUs, or where XLA_FLAGS says what graphs may hold.
+    """
+    installed = any(map(importlib.util.find_spec, ("jax_cuda13_plugin", "jax_cuda12_plugin")))
+    if installed and LOOP_AS_GRAPH.partition("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+        add_xla_flags(LOOP_AS_GRAPH)
 
 
 def add_xla_flags(*flags: str) -> None:

@@ -159,7 +159,7 @@ def test_bad_steps_are_left_out_if_that_is_wanted(fit_data):
 
 
 def test_the_forms_for_a_gpu_take_the_same_steps(fit_data, monkeypatch):
-    """Kernels by channel, moments as one vector, shifted gradients: the state that comes out is the same to rounding."""
+    """Kernels by channel, moments as one vector, shifted gradients: the same state comes out, to rounding."""
     model, data = SpectralAutoencoder(MODEL), jnp.asarray(fit_data.train_coefficients)
     steps = dispatch.StepRange(0, 1, 0, 3, np.full((1, num_steps(len(data), 8)), 1e-3, np.float32))
     states = []
