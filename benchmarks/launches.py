@@ -167,8 +167,10 @@ def main() -> None:
     from spectral_jax.network.config import ModelConfig
     from spectral_jax.training.devices import DETERMINISTIC
 
-    os.environ.update(TPU_SKIP_MDS_QUERY="1", JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1", JAX_PLATFORMS="cpu")
-    if not options.tpu:
+    os.environ.update(TPU_SKIP_MDS_QUERY="1", JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1")
+    if options.tpu:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    else:
         flags = DETERMINISTIC if options.deterministic else DETERMINISTIC[-1:]  # what is read when JAX first compiles
         folder = os.environ.get("CUDA_HOME", "/usr/local/cuda")
         flags = os.environ.get("XLA_FLAGS", ""), f"--xla_gpu_cuda_data_dir={folder}", *flags
