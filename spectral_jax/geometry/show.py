@@ -135,6 +135,7 @@ def _controls(num_meshes: int) -> dict[str, Any]:
                 **below,
                 "type": "buttons",
                 "direction": "left",
+                "showactive": False,
                 "x": 0,
                 "xanchor": "left",
                 "pad": {"t": 18},
