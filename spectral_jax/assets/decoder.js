@@ -1,9 +1,8 @@
 "use strict";
 // The decoder of a network, run by a worker of the report's page: latents in, vertices and normals out.
 //
-// The first message is { decoder, faces }: the text of the page's element #decoder, which
-// spectral_jax/report/decoder.py writes, and vertex indices, three for each face. Every other message is a latent;
-// the answer is { positions, normals }, three numbers for each vertex, in metres.
+// The first message is { decoder, faces }: what spectral_jax/report/decoder.py packs, and vertex indices, three for each
+// face. Every other message is a latent; the answer is { positions, normals }, three numbers for each vertex, in metres.
 //
 // Arrays are flat, rows first. A network's channels are (chan, freq), as in spectral_jax/network/autoencoder.py.
 
@@ -132,7 +131,7 @@ function normalsOf(p, faces) {
 let network, modes, faces;
 addEventListener("message", ({ data }) => {
   if (data.decoder) {
-    ({ modes, ...network } = JSON.parse(data.decoder));
+    ({ modes, ...network } = data.decoder);
     [modes, network.weights, faces] = [{ values: numbers(modes), count: modes.shape[0] }, unpacked(network.weights), data.faces];
     return;
   }

@@ -41,7 +41,7 @@ function objText(positions, faces, unused) {
 }
 
 /** Fill the section. `colour` gives the colour of the mesh as it is now; the result has what the rest of the page needs. */
-function moveLatents(move, [i, j, k], colour) {
+function moveLatents(move, decoder, [i, j, k], colour) {
   const floats = (text) => new Float32Array(bytes(text));
   const [mean, spread, components, deviations, startLatents] = ["mean", "spread", "components", "deviations", "startLatents"].map((name) => floats(move[name]));
   const size = mean.length, latent = Float64Array.from(mean);
@@ -60,7 +60,7 @@ function moveLatents(move, [i, j, k], colour) {
     if (!worker) {
       worker = new Worker(`data:text/javascript,${encodeURIComponent(move.source)}`);
       worker.addEventListener("message", ({ data }) => answered(data));
-      worker.postMessage({ decoder: document.getElementById("decoder").textContent, faces });
+      worker.postMessage({ decoder, faces });
     }
     waiting = busy;
     if (!busy) worker.postMessage(Float32Array.from(latent));

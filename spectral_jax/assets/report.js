@@ -1,5 +1,5 @@
 "use strict";
-const { figures, faces, shown, path, ends, move } = JSON.parse(document.getElementById("content").textContent);
+const { figures, faces, shown, path, ends, move, decoder } = JSON.parse(document.getElementById("content").textContent);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const probe = document.createElement("span");
 probe.hidden = true;
@@ -14,7 +14,7 @@ const corners = rows(new (faces.kind === "u2" ? Uint16Array : Uint32Array)(bytes
 const meshes = shown.map((mesh) => ({ original: points(mesh.original), decoded: points(mesh.decoded), errors: numbers(mesh.errors) }));
 const way = path.map(points);
 const [start, end] = ends.map(points);
-const mover = document.getElementById("move-mesh") && moveLatents(move, corners, () => coloured("var(--clay)").match(/[\d.]+/g).slice(0, 3).map((part) => part / 255));
+const mover = decoder && moveLatents(move, decoder, corners, () => coloured("var(--clay)").match(/[\d.]+/g).slice(0, 3).map((part) => part / 255));
 const straight = (t) => start.map((axis, k) => axis.map((x, v) => (1 - t) * x + t * end[k][v]));
 
 /** The same value with the style sheet's variables as the colours that they are now. */

@@ -90,16 +90,17 @@ def page(report: Report) -> str:
     content |= _meshes(np.asarray(run.require_basis().faces), found)
     content["move"] = decoder.sliders(run, found, [_short(name) for name in report.identities])
     content["move"]["source"] = _asset("decoder.js")
-    plotly, content = get_plotlyjs(), json.dumps(content, cls=PlotlyJSONEncoder).replace("<", "\\u003c")
-    live = decoder.pack(run, found, decoder.MOST_BYTES - len(plotly) - len(content) - SPARED)
+    plotly = get_plotlyjs()
+    others = len(plotly) + len(json.dumps(content, cls=PlotlyJSONEncoder)) + SPARED
+    live = decoder.pack(run, found, decoder.MOST_BYTES - others)
+    content["decoder"] = live and live.content
     warning = evaluate.basis_warning(summary)
     no_log = "<p>No training log: this network was converted or imported.</p>"
     return Template(_asset("report.html")).substitute(
         style=_asset("report.css"),
-        scripts="".join(f"<script>\n{_asset(f'{name}.js')}</script>\n" for name in ("surface", "latents", "report")),
+        script="".join(_asset(f"{name}.js") for name in ("surface", "latents", "report")),
         plotly=plotly,
-        content=content,
-        decoder=json.dumps(live and live.content),
+        content=json.dumps(content, cls=PlotlyJSONEncoder).replace("<", "\\u003c"),
         move=decoder.section(live, run),
         title=escape(_short(run.path.resolve().name)),
         lead=_lead(run, data, len(set(report.identities))),
