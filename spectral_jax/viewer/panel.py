@@ -17,7 +17,7 @@ from spectral_jax.viewer.scene import Choice, Layout, Method, Picture, Show, Sub
 if TYPE_CHECKING:
     from viser import GuiApi
 
-MAX_SLIDERS = 64  # of a latent
+MAX_SLIDERS = 64  # numbers of a latent that have a slider at once
 FILES = ".ply", ".obj", "picture"  # what can be saved
 
 
@@ -25,7 +25,8 @@ class Controls(NamedTuple):
     """The controls of one browser: handles of viser, named as the fields of `Choice` or by what they do.
 
     Attributes:
-      latent: sliders for the first numbers of the latent of a walk.
+      page: which numbers of the latent have sliders: "z1 to z64".
+      latent: sliders for these numbers of the latent of a walk.
       measured: shows what was measured.
       shown_for: controls that are only visible for some values of `show`, with those values.
     """
@@ -44,6 +45,7 @@ class Controls(NamedTuple):
     amount: Any
     play: Any
     reset: Any
+    page: Any
     latent: list[Any]
     measured: Any
     layout: Any
@@ -58,7 +60,8 @@ def build(gui: GuiApi, subject: Subject, names: list[str], name: str, choice: Ch
     """Make the controls of the run called `name`, set to a choice that the run allows."""
     last = len(subject.data.splits[choice.split]) - 1
     identities = list(scene.identities(subject.data, choice.split)) or [""]
-    ranges = list(zip(subject.low.tolist(), subject.high.tolist(), strict=True))[:MAX_SLIDERS]
+    size = len(subject.low)
+    pages = [f"z{first + 1} to z{min(first + MAX_SLIDERS, size)}" for first in range(0, size, MAX_SLIDERS)]
     run = gui.add_dropdown("Run", names, initial_value=name)
     gui.add_html(as_fold("Options of the run", as_table(scene.options(subject))))
     split = gui.add_dropdown("Split", list(subject.data.splits), initial_value=choice.split)
@@ -84,7 +87,8 @@ def build(gui: GuiApi, subject: Subject, names: list[str], name: str, choice: Ch
     with gui.add_folder("Latent") as walk:
         of_walk = {
             "reset": gui.add_button("Reset"),
-            "latent": [_add_slider(gui, f"z{i + 1}", low, high) for i, (low, high) in enumerate(ranges)],
+            "page": gui.add_dropdown("Numbers", pages, initial_value=pages[0], visible=len(pages) > 1),
+            "latent": [gui.add_slider(f"z{i + 1}", *_range(subject, i)) for i in range(min(MAX_SLIDERS, size))],
         }
     measured = gui.add_html("")
     with gui.add_folder("View"):
@@ -114,17 +118,33 @@ def build(gui: GuiApi, subject: Subject, names: list[str], name: str, choice: Ch
     )
 
 
-def _add_slider(gui: GuiApi, label: str, low: float, high: float) -> Any:
-    """A slider with steps of a power of ten, at least a hundred of them."""
+def _range(subject: Subject, number: int) -> tuple[float, float, float, float]:
+    """Ends, step and start of the slider of a number of the latent: steps of a power of ten, at least a hundred."""
+    low, high = float(subject.low[number]), float(subject.high[number])
     step = 10.0 ** math.floor(math.log10((high - low) / 100))
     low, high = math.floor(low / step) * step, math.ceil(high / step) * step
-    return gui.add_slider(label, low, high, step, low)
+    return low, high, step, low
+
+
+def _first(controls: Controls) -> int:
+    """Which number of the latent the first slider moves."""
+    return MAX_SLIDERS * controls.page.options.index(controls.page.value)
+
+
+def turn_page(controls: Controls, subject: Subject, latent: Float[np.ndarray, "latent"]) -> np.ndarray:
+    """Make the sliders those of the page's numbers; return what `set_latent` does."""
+    for number, slider in enumerate(controls.latent, _first(controls)):
+        slider.visible = number < len(latent)
+        if slider.visible:
+            slider.label = f"z{number + 1}"
+            slider.min, slider.max, slider.step, _ = _range(subject, number)
+    return set_latent(controls, latent)
 
 
 def set_latent(controls: Controls, latent: Float[np.ndarray, "latent"]) -> Float[np.ndarray, "latent"]:
     """Move each slider to the step nearest to the latent; return what the steps leave of the latent."""
     rest = latent.copy()
-    for i, slider in enumerate(controls.latent):
+    for i, slider in enumerate(controls.latent[: len(latent) - _first(controls)], _first(controls)):
         value = round(float(latent[i]) / slider.step) * slider.step
         slider.min, slider.max = min(slider.min, value), max(slider.max, value)
         slider.value = value
@@ -134,8 +154,9 @@ def set_latent(controls: Controls, latent: Float[np.ndarray, "latent"]) -> Float
 
 def read(controls: Controls, rest: Float[np.ndarray, "latent"]) -> Choice:
     """The choice that the controls are set to; `rest` (see `set_latent`) is added to the sliders of the latent."""
-    c, latent = controls, rest.copy()
-    latent[: len(c.latent)] += [slider.value for slider in c.latent]
+    c, latent, first = controls, rest.copy(), _first(controls)
+    sliders = c.latent[: len(latent) - first]
+    latent[first : first + len(sliders)] += [slider.value for slider in sliders]
     return Choice(
         show=c.show.value,
         split=c.split.value,

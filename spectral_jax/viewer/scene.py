@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from spectral_jax.basis import spectral
-from spectral_jax.data.dataset import Data
+from spectral_jax.data.dataset import Data, Example
 from spectral_jax.geometry.metrics import vertex_errors_mm
 from spectral_jax.geometry.sampling import evenly_spaced
 from spectral_jax.network.codec import Codec
@@ -26,8 +26,9 @@ Through = Literal["network", "basis alone"]
 Layout = Literal["beside", "overlaid"]
 Method = Literal["latent", "spherical", "geodesic"]
 
-NUM_ENCODED = 256  # meshes of the train split that the ranges of latents come from
-NUM_BOXED = 32  # meshes of the train split that the size of a mesh's place comes from
+NUM_ENCODED = 64  # meshes of the train split that the ranges of latents come from
+NUM_BOXED = 32  # of them, meshes that the size of a mesh's place comes from
+NUM_PAIRED = 256  # meshes of a split among which pairs are found
 NUM_CACHED = 64  # samples, and geodesics, kept of a run
 GEODESIC_POINTS = 16
 PUBLISHED_PAIR = 10, 871  # test meshes that the published viewer starts with
@@ -78,7 +79,9 @@ class Sample(NamedTuple):
 
 
 class Subject:
-    """A run with its dataset, ready to be drawn: programs compiled, samples and geodesics cached.
+    """A run with its dataset, ready to be drawn: it has read a few train meshes; samples and geodesics are cached.
+
+    What a picture needs is compiled when the first one of its kind is asked for.
 
     Attributes:
       low, high: range of each latent: three standard deviations about the mean of the train split.
@@ -97,16 +100,16 @@ class Subject:
         self._cached_sample = functools.lru_cache(NUM_CACHED)(self._read_sample)
         self._cached_geodesic = functools.lru_cache(NUM_CACHED)(self._find_geodesic)
         train = "train" if "train" in self.data.splits else next(iter(self.data.splits))
-        records = self.data.splits[train]
-        chosen = evenly_spaced(len(records), NUM_ENCODED)
-        latents = self.codec.encode(np.stack([records[i].coefficients[: opened.num_modes] for i in chosen]))
+        chosen = evenly_spaced(len(self.data.splits[train]), NUM_ENCODED)
+        coefficients = np.stack([self._read(train, i)[1] for i in chosen])
+        # one by one, as every sample is: a batch would be compiled for
+        latents = np.concatenate([self.codec.encode(row[None]) for row in coefficients])
         middle, reach = latents.mean(axis=0), 3 * latents.std(axis=0) + 1e-3
         self.low, self.high = middle - reach, middle + reach
-        boxed = np.stack([self.mesh(train, i).vertices for i in evenly_spaced(len(records), NUM_BOXED)])
-        corners = np.quantile(boxed.min(axis=1), 0.1, axis=0), np.quantile(boxed.max(axis=1), 0.9, axis=0)
-        self.box = np.stack(corners)
-        for choice in (Choice(), Choice(show="interpolation"), Choice(show="interpolation", method="spherical")):
-            compose(self, clamp(choice, self))  # compiles
+        modes = np.asarray(self.run.require_basis().modes)[:, : opened.num_modes]
+        boxed = [modes @ coefficients[i] for i in evenly_spaced(len(chosen), NUM_BOXED)]
+        corners = [[end(vertices, axis=0) for vertices in boxed] for end in (np.min, np.max)]
+        self.box = np.stack([np.quantile(corner, q, axis=0) for corner, q in zip(corners, (0.1, 0.9), strict=True)])
 
     @property
     def faces(self) -> Int[np.ndarray, "face 3"]:
@@ -122,16 +125,21 @@ class Subject:
         return self._cached_geodesic(split, start, end)
 
     def _read_sample(self, split: str, index: int) -> Sample:
+        found, coefficients = self._read(split, index)
+        latent = self.codec.encode(coefficients[None])
+        vertices, label = found.vertices, f"{split} {index}: {found.identity}, {found.file}, frame {found.frame}"
+        if vertices is None:
+            vertices = shapes(self.codec, coefficients[None], len(coefficients))[0]
+            label += f" (its original is not kept: this is what {len(coefficients):,} modes hold of it)"
+        return Sample(vertices, coefficients, latent[0], self.codec.decode(latent)[0], found.identity, label)
+
+    def _read(self, split: str, index: int) -> tuple[Example, Float[np.ndarray, "freq 3"]]:
+        """A mesh of the dataset, and the coefficients that the network uses. Raises ValueError as `mesh` does."""
         found = example(self.data, split, index)
         coefficients = np.asarray(found.coefficients[: self.run.config.model.modes], np.float32)
         if not np.isfinite(coefficients).all():
             raise ValueError(f"{self.data.path}: mesh {index} of split {split} has values that are not finite")
-        latent = self.codec.encode(coefficients[None])
-        vertices = found.vertices
-        if vertices is None:
-            vertices = shapes(self.codec, coefficients[None], len(coefficients))[0]
-        label = f"{split} {index}: {found.identity}, {found.file}, frame {found.frame}"
-        return Sample(vertices, coefficients, latent[0], self.codec.decode(latent)[0], found.identity, label)
+        return found, coefficients
 
     def _find_geodesic(self, split: str, start: int, end: int) -> Array:
         ends = self.mesh(split, start).latent, self.mesh(split, end).latent
@@ -248,7 +256,7 @@ def pairs(subject: Subject, split: str) -> dict[str, tuple[int, int]]:
     the published viewer, on the published data.
     """
     count = len(subject.data.splits[split])
-    rows = evenly_spaced(count, NUM_ENCODED)
+    rows = evenly_spaced(count, NUM_PAIRED)
     found: dict[str, tuple[int, int]] = {"published, figure 11": PUBLISHED_PAIR} if max(PUBLISHED_PAIR) < count else {}
     samples = [example(subject.data, split, row) for row in rows]
     modes = subject.run.config.model.modes

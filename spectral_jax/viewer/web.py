@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import tempfile
 import threading
@@ -18,7 +19,7 @@ from spectral_jax import extras
 from spectral_jax.basis import spectral
 from spectral_jax.geometry import colours, gltf
 from spectral_jax.geometry.mesh import Mesh, write_mesh
-from spectral_jax.viewer import panel, scene
+from spectral_jax.viewer import origins, panel, scene
 from spectral_jax.viewer.scene import Choice, Gallery, Layer, Subject
 
 if TYPE_CHECKING:
@@ -114,6 +115,11 @@ class Browser:
         c.random_mesh.on_click(self._after(self._any_mesh))
         c.random_pair.on_click(self._after(self._any_pair))
         c.reset.on_click(self._after(self._start_walk))
+        c.page.on_update(self._after(self._turn_page))
+        for label, key, steps in (("Next mesh", "pagedown", 1), ("Previous mesh", "pageup", -1)):
+            command = self.client.gui.add_command(label, hotkey=key)
+            command.on_trigger(self._after(functools.partial(self._step, steps)))
+        self.client.gui.add_command("Play", hotkey="space").on_trigger(self._after(self._switch_play))
         c.play.on_update(lambda _: threading.Thread(target=self._play, args=[c], daemon=True).start())
         c.save.on_click(lambda _: self._save(c.save.value))
         self._start_walk()
@@ -147,6 +153,23 @@ class Browser:
     def _any_mesh(self) -> None:
         self.controls.index.value = int(self.random.integers(self.controls.index.max + 1))
         self._start_walk()
+
+    def _step(self, steps: int) -> None:
+        """Go to a mesh further on: of the interpolation, the last one."""
+        c = self.controls
+        slider = c.end if c.show.value == "interpolation" else c.index
+        slider.value = min(max(slider.value + steps, 0), slider.max)
+        if slider is c.index:
+            self._start_walk()
+
+    def _switch_play(self) -> None:
+        """Show the interpolation and play it, or stop it."""
+        c = self.controls
+        c.show.value, c.play.value = "interpolation", not c.play.value
+
+    def _turn_page(self) -> None:
+        """Show other numbers of the latent."""
+        self.rest = panel.turn_page(self.controls, self.subject, np.array(self.choice.latent, np.float32))
 
     def _any_pair(self) -> None:
         pair = self.random.permutation(self.controls.index.max + 1)[[0, -1]]
@@ -301,7 +324,8 @@ def serve(gallery: Gallery, name: str, choice: Choice, host: str, port: int) -> 
     import viser
 
     check_address(host, port)
-    server = viser.ViserServer(host, port, label="spectral_jax", verbose=False)
+    with origins.own_only(host):
+        server = viser.ViserServer(host, port, label="spectral_jax", verbose=False)
     if server.get_port() != port:  # viser takes the next free port without asking
         server.stop()
         raise ValueError(f"cannot listen at --host {host} --port {port}: port {server.get_port()} is free")

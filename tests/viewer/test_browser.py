@@ -111,6 +111,19 @@ def vertices(looking):
     return looking.meshes["latent"].vertices.copy()
 
 
+def test_keys_change_the_mesh_and_play(open_page):
+    page, _, mine = open_page()
+    page.keyboard.press("PageUp")
+    until(page, lambda: mine.choice.end == 4)
+    page.keyboard.press("Space")
+    until(page, lambda: mine.controls.play.value and mine.choice.amount != 0.5)
+    page.keyboard.press("Space")
+    until(page, lambda: not mine.controls.play.value)
+    mine.controls.show.value = "reconstruction"
+    page.keyboard.press("PageDown")
+    until(page, lambda: mine.choice.index == 1)
+
+
 def test_the_slider_moves_the_mesh_and_no_one_elses(open_page):
     page, said, mine = open_page()
     _, other_said, other = open_page()

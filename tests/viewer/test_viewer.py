@@ -16,8 +16,8 @@ import viser
 from spectral_jax import cli
 from spectral_jax.basis import spectral
 from spectral_jax.geometry.mesh import read_mesh
-from spectral_jax.runs.opened import open_run
-from spectral_jax.viewer import panel, scene, web
+from spectral_jax.runs.opened import OpenedRun, open_run
+from spectral_jax.viewer import origins, panel, scene, web
 from spectral_jax.viewer.scene import Choice, Gallery
 
 
@@ -96,6 +96,17 @@ def test_no_number_of_modes_compiles_anew(subject):
 def test_train_meshes_are_compared_with_what_their_coefficients_hold(subject):
     picture = scene.compose(subject, Choice(split="train", index=2, through="basis alone"))
     assert picture.max_mm < 1e-3
+    assert "this is what 32 modes hold of it" in picture.origin[0]
+
+
+def test_a_subject_reads_few_meshes_however_many_there_are(subject, monkeypatch):
+    read = []
+    monkeypatch.setattr(scene, "NUM_ENCODED", 6)
+    monkeypatch.setattr(scene, "example", lambda data, *place: read.append(place) or data.splits[place[0]][place[1]])
+    other = scene.Subject(OpenedRun(subject.run, subject.data))
+    assert [place for place in read if place[0] == "train"] == read
+    assert len(read) == 6
+    assert (np.abs(other.high - subject.high) < subject.high - subject.low).all()
 
 
 @pytest.mark.parametrize("method", ["latent", "spherical", "geodesic"])
@@ -319,6 +330,30 @@ def test_numbers_of_a_latent_without_a_slider_are_kept(client, gallery, subject,
     browser.open()
     assert len(browser.controls.latent) == 2
     assert browser.choice.latent == pytest.approx(subject.mesh("test", 1).latent.tolist())
+
+
+def test_every_number_of_a_latent_has_a_slider_on_some_page(client, gallery, subject, monkeypatch):
+    monkeypatch.setattr(panel, "MAX_SLIDERS", 2)
+    browser = web.Browser(client, gallery, "four", Choice(index=1, show="latent walk"))
+    browser.open()
+    c = browser.controls
+    latent = subject.mesh("test", 1).latent.tolist()
+    c.page.value = "z3 to z4"
+    assert [slider.label for slider in c.latent] == ["z3", "z4"]
+    assert browser.choice.latent == pytest.approx(latent)
+    c.latent[1].value = c.latent[1].max
+    assert browser.choice.latent[3] == pytest.approx(c.latent[1].max, abs=c.latent[1].step)
+    latent[3] = browser.choice.latent[3]
+    assert browser.choice.latent == pytest.approx(latent)
+    c.page.value = "z1 to z2"
+    assert browser.choice.latent == pytest.approx(latent)
+    c.index.value = 3  # on the first page, the sliders are those of its mesh
+    assert browser.choice.latent == pytest.approx(subject.mesh("test", 3).latent.tolist())
+    three = web.Browser(client, gallery, "three", Choice(show="latent walk"))
+    three.open()
+    three.controls.page.value = "z3 to z3"  # not as many as there are sliders
+    assert [slider.visible for slider in three.controls.latent] == [True, False]
+    assert three.choice.latent == pytest.approx(gallery.load("three").mesh("test", 0).latent.tolist())
 
 
 def test_another_split_begins_with_its_first_mesh(opened, subject):
@@ -593,3 +628,36 @@ def test_a_window_without_a_display_is_refused(runs, capsys, monkeypatch):
         monkeypatch.delenv(name)
     assert cli.main(["view", str(runs / "four"), "--backend", "polyscope"]) == 2
     assert "a window needs a display" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "listening", "own"),
+    [
+        ("http://127.0.0.1:8080", "127.0.0.1:8080", "127.0.0.1", True),
+        ("http://localhost:9000", "localhost:9000", "127.0.0.1", True),  # through a tunnel
+        ("http://[::1]:8080", "[::1]:8080", "::1", True),
+        ("http://Machine:8080", "machine:8080", "0.0.0.0", True),
+        (None, "127.0.0.1:8080", "127.0.0.1", True),
+        ("https://example.org", "127.0.0.1:8080", "127.0.0.1", False),
+        ("http://localhost:3000", "localhost:8080", "127.0.0.1", False),
+        ("http://example.org:8080", "example.org:8080", "127.0.0.1", False),  # its name was made to mean this machine
+        ("https://example.org", "machine:8080", "0.0.0.0", False),
+        ("null", "127.0.0.1:8080", "127.0.0.1", False),
+    ],
+)
+def test_whose_page_it_is(origin, host, listening, own):
+    assert origins.is_own(origin, host, listening) == own
+
+
+def test_a_page_of_another_site_cannot_connect(gallery):
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    port = free_port()
+    server = web.serve(gallery, "four", Choice(), "127.0.0.1", port).server
+    address, kind = f"ws://127.0.0.1:{port}", [f"viser-v{viser.__version__}"]
+    with connect(address, origin=f"http://127.0.0.1:{port}", subprotocols=kind) as connection:
+        assert connection.recv(timeout=20)
+    with pytest.raises(InvalidStatus, match="403"):
+        connect(address, origin="https://example.org", subprotocols=kind)
+    server.stop()
