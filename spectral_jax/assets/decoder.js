@@ -87,7 +87,7 @@ function decodeSaeLp({ weights: { linear, layers, last }, activation, convSize }
   return convolved(x, convSize, last);
 }
 
-/** The residual network's: the latent, corrected by two hidden layers, is the scores of principal directions. */
+/** The residual network's, or its vertices: the latent, corrected by two hidden layers, is the scores of principal directions. */
 function decodeResidual({ weights: { hidden, last, directions, signs } }, latent) {
   const sign = (i) => (signs && i < signs.length ? signs[i] : 1);
   const correction = (x) => {
@@ -102,13 +102,18 @@ function decodeResidual({ weights: { hidden, last, directions, signs } }, latent
   return dense(change.map((value, i) => (i < latent.length ? latent[i] : 0) + value), directions);
 }
 
-/** Vertices, (vertex, 3), from coefficients: (3, freq), which may go on beyond the modes of the page. */
-function reconstructed(modes, count, coefficients) {
-  const kept = modes.length / count, all = coefficients.length / 3;
-  const lowest = new Float32Array(3 * kept);
+/** Vertices, (3, vertex), from coefficients, (3, freq), which may go on beyond the modes of the page. */
+function reconstructed(modes, kept, coefficients) {
+  const all = coefficients.length / 3, lowest = new Float32Array(3 * kept);
   for (let axis = 0; axis < 3; axis++) lowest.set(coefficients.subarray(axis * all, axis * all + kept), axis * kept);
-  const planes = products(lowest, modes, kept);
-  return new Float32Array(3 * count).map((_, i) => planes[(i % 3) * count + Math.floor(i / 3)]);
+  return products(lowest, modes, kept);
+}
+
+/** Points as x, y, z, x, y, z, ... from all x, all y and all z. */
+function interleaved(planes) {
+  const count = planes.length / 3, points = new Float32Array(planes.length);
+  for (let i = 0; i < count; i++) for (let axis = 0; axis < 3; axis++) points[3 * i + axis] = planes[axis * count + i];
+  return points;
 }
 
 /** Normals of vertices: sums of the normals of their faces, which are as long as the faces are large. */
@@ -131,12 +136,12 @@ function normalsOf(p, faces) {
 let network, modes, faces;
 addEventListener("message", ({ data }) => {
   if (data.decoder) {
-    ({ modes, ...network } = data.decoder);
-    [modes, network.weights, faces] = [{ values: numbers(modes), count: modes.shape[0] }, unpacked(network.weights), data.faces];
+    [network, faces] = [{ ...data.decoder, weights: unpacked(data.decoder.weights) }, data.faces];
+    modes = network.modes && numbers(network.modes);  // none where the network leads to vertices
     return;
   }
-  const decode = network.network === "residual" ? decodeResidual : decodeSaeLp;
-  const positions = reconstructed(modes.values, modes.count, decode(network, data));
+  const decoded = network.network === "residual" ? decodeResidual(network, data) : decodeSaeLp(network, data);
+  const positions = interleaved(modes ? reconstructed(modes, network.modes.shape[1], decoded) : decoded);
   const normals = normalsOf(positions, faces);
   postMessage({ positions, normals }, [positions.buffer, normals.buffer]);
 });

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from spectral_jax.basis import spectral
 from spectral_jax.geometry.sampling import evenly_spaced
@@ -39,13 +40,19 @@ class Decoder(NamedTuple):
 
 
 def pack(run: Run, found: ReportData, characters: int) -> Decoder | None:
-    """The decoder of a run with as many of the lowest modes as the characters allow; None if they are too few."""
-    config = run.config.model
-    count = _num_modes(run, characters)
-    if count < min(LEAST_MODES, config.modes):
-        return None
-    basis = run.require_basis()
-    error_mm = 0.0
+    """The decoder of a run with as many of the lowest modes as the characters allow; None if they are too few.
+
+    All modes of a residual network fit into less where its directions are vertices instead of coefficients.
+    """
+    config, basis = run.config.model, run.require_basis()
+    weights, modes, count, error_mm = {}, None, config.modes, 0.0
+    if config.network == "residual":
+        weights = _weights(run, count, np.asarray(basis.modes)[:, :count])
+    if not weights or _characters(weights) > characters:
+        count = _num_modes(run, characters)
+        if count < min(LEAST_MODES, config.modes):
+            return None
+        weights, modes = _weights(run, count), packing.weights(np.asarray(basis.modes)[:, :count])
     if count < config.modes:
         decoded, kept = np.concatenate([found.path.vertices, found.shown.decoded]), spectral.truncate(basis, count)
         left = decoded - np.asarray(spectral.reconstruct(kept, spectral.project(kept, decoded)))
@@ -54,10 +61,15 @@ def pack(run: Run, found: ReportData, characters: int) -> Decoder | None:
         "network": config.network,
         "activation": config.activation,
         "convSize": config.conv_size,
-        "weights": jax.tree.map(packing.weights, _weights(run, count)),
-        "modes": packing.weights(np.asarray(basis.modes)[:, :count]),
+        "weights": jax.tree.map(packing.weights, weights),
+        "modes": modes,
     }
     return Decoder(count, error_mm, content)
+
+
+def _characters(arrays: Any) -> float:
+    """The length of packed arrays as text."""
+    return packing.BYTES_AS_TEXT * sum(map(packing.weight_bytes, jax.tree.leaves(arrays)))
 
 
 def _num_modes(run: Run, characters: int) -> int:
@@ -65,8 +77,7 @@ def _num_modes(run: Run, characters: int) -> int:
     config, num_vertices = run.config.model, run.require_basis().num_vertices
 
     def size(count: int) -> float:
-        arrays = [*jax.tree.leaves(_weights(run, count)), np.broadcast_to(np.float32(0), (num_vertices, count))]
-        return packing.BYTES_AS_TEXT * sum(map(packing.weight_bytes, arrays))
+        return _characters([_weights(run, count), np.broadcast_to(np.float32(0), (num_vertices, count))])
 
     if size(config.modes) <= characters:
         return config.modes
@@ -74,20 +85,22 @@ def _num_modes(run: Run, characters: int) -> int:
     return 1 + int((characters - first) // (second - first))
 
 
-def _weights(run: Run, num_modes: int) -> dict[str, Any]:
-    """The arrays of the decoder as far as the lowest modes need them."""
+def _weights(run: Run, num_modes: int, modes: Float[np.ndarray, "vertex freq"] | None = None) -> dict[str, Any]:
+    """The arrays of the decoder as far as the lowest modes need them.
+
+    With modes, a residual network's lead to vertices. Results are (3, freq), or (3, vertex).
+    """
     config, params = run.config.model, jax.tree.map(np.asarray, run.params)
     if config.network == "residual":
         constants = jax.tree.map(np.asarray, run.constants)
-        scaled = constants["scales"][:, None, None] * constants["directions"][:, :num_modes]
+        rows = np.concatenate([constants["scales"][:, None, None] * constants["directions"], constants["mean"][None]])
+        rows = rows[:, :num_modes].swapaxes(1, 2)
+        rows = (rows if modes is None else rows @ modes.T).reshape(len(rows), -1)
         correction = params["decoder"]
         return {
             "hidden": [correction["Dense_0"], correction["Dense_1"]],
             "last": correction["Dense_2"],
-            "directions": {
-                "kernel": scaled.swapaxes(1, 2).reshape(len(scaled), -1),
-                "bias": constants["mean"][:num_modes].T.reshape(-1),
-            },
+            "directions": {"kernel": rows[:-1], "bias": rows[-1]},
             **({"signs": constants["signs"]} if config.symmetric else {}),
         }
     layers = [

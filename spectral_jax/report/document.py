@@ -93,7 +93,7 @@ def page(report: Report) -> str:
     plotly = get_plotlyjs()
     others = len(plotly) + len(json.dumps(content, cls=PlotlyJSONEncoder)) + SPARED
     live = decoder.pack(run, found, decoder.MOST_BYTES - others)
-    content["decoder"] = live and live.content
+    content |= {"decoder": live and live.content}
     warning = evaluate.basis_warning(summary)
     no_log = "<p>No training log: this network was converted or imported.</p>"
     return Template(_asset("report.html")).substitute(
