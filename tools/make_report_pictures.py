@@ -38,7 +38,7 @@ def main(report):
         page.screenshot(path=DOCS / "report.png", clip=whole, full_page=True)
 
         page, screens = open_report(browser, url, color_scheme="dark", **PHONE), []
-        for shown in ("h1", '[data-shown="0"]', ".ways"):
+        for shown in ("h1", '[data-shown="0"]', "#move h3"):
             page.evaluate("name => document.querySelector(name).scrollIntoView({block: 'center'})", shown)
             page.wait_for_timeout(1000)
             screens.append(Image.open(io.BytesIO(page.screenshot())).convert("RGBA"))

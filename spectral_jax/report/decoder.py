@@ -94,13 +94,13 @@ def _weights(run: Run, num_modes: int, modes: Float[np.ndarray, "vertex freq"] |
     if config.network == "residual":
         constants = jax.tree.map(np.asarray, run.constants)
         rows = np.concatenate([constants["scales"][:, None, None] * constants["directions"], constants["mean"][None]])
-        rows = rows[:, :num_modes].swapaxes(1, 2)
-        rows = (rows if modes is None else rows @ modes.T).reshape(len(rows), -1)
+        flat = rows[:, :num_modes].swapaxes(1, 2).reshape(3 * len(rows), num_modes)
+        flat = (flat if modes is None else flat @ modes.T).reshape(len(rows), -1)
         correction = params["decoder"]
         return {
             "hidden": [correction["Dense_0"], correction["Dense_1"]],
             "last": correction["Dense_2"],
-            "directions": {"kernel": rows[:-1], "bias": rows[-1]},
+            "directions": {"kernel": flat[:-1], "bias": flat[-1]},
             **({"signs": constants["signs"]} if config.symmetric else {}),
         }
     layers = [
