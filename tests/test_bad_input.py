@@ -400,6 +400,10 @@ CASES = {
             without("safetensors", lambda at: ["export", at.run, at.tmp / "net.safetensors"]),
             ["net.safetensors", "pip install", "spectral-jax[safetensors]"],
         ),
+        "onnx": (
+            without("onnx", lambda at: ["export", at.run, at.tmp / "net.onnx"]),
+            ["net.onnx", "pip install 'spectral-jax[onnx]'"],
+        ),
         "hdf5": (without("h5py", hdf5), ["registrations_m.hdf5", "pip install 'spectral-jax[hdf5]'"]),
         "hdf5 of MATLAB": (without("h5py", mat), ["modes.mat", "pip install 'spectral-jax[hdf5]'"]),
         "cotangent": (

@@ -43,7 +43,8 @@ class Export:
 
         kind = self.file.suffix
         if kind not in (".npz", ".safetensors", ".onnx", ".glb"):
-            raise ValueError(f"{self.file}: a network is exported as .npz, .safetensors, .onnx or .glb, not {kind!r}")
+            known = "a release is a .npz or .safetensors file; .onnx and .glb are for other programs"
+            raise ValueError(f"{self.file}: {known}")
         for option, its_kind in (("part", ".onnx"), ("latents", ".glb"), ("data", ".glb")):
             if (value := getattr(self, option)) is not None and kind != its_kind:
                 raise ValueError(f"--{option} {value} is for {its_kind} files, not for {self.file}")

@@ -48,15 +48,14 @@ def path() -> Path:
 def save(file: Path, trained: Pretrained) -> None:
     """Write a residual network in float16, its mean and directions as vertices, atomically."""
     modes = np.asarray(trained.basis.modes)[:, : trained.model.modes]
-    shapes = {name: modes @ trained.constants[name] for name in ("mean", "directions")}  # (..., vertex, 3)
+    shapes = {name: modes @ np.asarray(trained.constants[name]) for name in ("mean", "directions")}  # (..., vertex, 3)
     arrays = {PARAMS + name: value for name, value in flatten_dict(trained.params, sep="/").items()}
     arrays |= {**trained.constants, **shapes}
-    record = {name: dataclasses.asdict(getattr(trained, name)) for name in ("model", "train")} | {
-        "epoch": trained.epoch
-    }
-    halves: dict[str, Any] = {name: np.asarray(value, np.float16) for name, value in arrays.items()}
+    record = {"model": dataclasses.asdict(trained.model), "train": dataclasses.asdict(trained.train)}
+    members: dict[str, Any] = {name: np.asarray(value, np.float16) for name, value in arrays.items()}
+    members[METADATA] = np.array(json.dumps(record | {"epoch": trained.epoch}))
     with atomic.replacing(file) as partial, partial.open("wb") as stream:
-        np.savez_compressed(stream, **halves, **{METADATA: np.array(json.dumps(record))})
+        np.savez_compressed(stream, **members)
 
 
 def load(file: Path | None = None) -> Pretrained:
