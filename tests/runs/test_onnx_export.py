@@ -57,10 +57,10 @@ def answers(path, **inputs):
     """The outputs of a file by name, and what it says of itself."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path)
-    names = [output.name for output in session.get_outputs()]
-    found = dict(zip(names, session.run(names, inputs), strict=True))
-    return found, session.get_modelmeta().custom_metadata_map
+    network = onnxruntime.InferenceSession(path)
+    names = [output.name for output in network.get_outputs()]
+    found = dict(zip(names, network.run(names, inputs), strict=True))
+    return found, network.get_modelmeta().custom_metadata_map
 
 
 @pytest.mark.parametrize("name", ["sae-lp", "symmetric", *SLOW])
