@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time these load 
     from spectral_jax.basis.spectral import project as project
     from spectral_jax.basis.spectral import reconstruct as reconstruct
     from spectral_jax.data.open import open_data as open_data
+    from spectral_jax.fitting.fit import fit_scan as fit_scan
     from spectral_jax.geometry.mesh import Mesh as Mesh
     from spectral_jax.geometry.mesh import read_mesh as read_mesh
     from spectral_jax.geometry.mesh import write_mesh as write_mesh
@@ -43,6 +44,7 @@ _HOMES = {
     "TrainConfig": "training.config",
     "FitData": "training.batches",
     "fit": "training.loop",
+    "fit_scan": "fitting.fit",
     "Run": "runs.run",
     "load_run": "runs.run",
     "train": "runs.train",

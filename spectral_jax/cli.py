@@ -25,6 +25,7 @@ from spectral_jax.commands.dataset import (
     DatasetMeshes,
 )
 from spectral_jax.commands.evaluate import Eval
+from spectral_jax.commands.fit import Fit
 from spectral_jax.commands.inference import Decode, Encode
 from spectral_jax.commands.info import DatasetInfo
 from spectral_jax.commands.interpolate import Filter, Interpolate, Mix, Sample
@@ -50,6 +51,7 @@ COMMANDS = {
     "view": View,
     "encode": Encode,
     "decode": Decode,
+    "fit": Fit,
     "interpolate": Interpolate,
     "sample": Sample,
     "filter": Filter,

@@ -12,7 +12,7 @@ ORDER = [
     ["cli", "commands"],
     ["viewer", "report", "pytorch"],
     ["runs"],
-    ["training", "paths"],
+    ["training", "paths", "fitting"],
     ["data"],
     ["bodies", "network"],
     ["basis"],

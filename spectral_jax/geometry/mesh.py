@@ -154,11 +154,11 @@ def read_mesh(path: str | Path, max_bytes: int = MOST_BYTES) -> Mesh:
     return Mesh(vertices, proper)
 
 
-def read_raw(path: str | Path, max_bytes: int = MOST_BYTES) -> Mesh:
+def read_raw(path: str | Path, max_bytes: int = MOST_BYTES, need_faces: bool = True) -> Mesh:
     """Read a triangle mesh (.obj .ply .off .stl .glb .gltf, also with .gz) of at most `max_bytes`, packed and unpacked.
 
     The order of vertices and the units are those of the file. Raises ValueError naming the file when it is missing, of
-    another type, too large, unreadable or without triangles.
+    another type, too large, unreadable or, unless `need_faces` is false, without triangles.
     """
     import trimesh
 
@@ -174,15 +174,17 @@ def read_raw(path: str | Path, max_bytes: int = MOST_BYTES) -> Mesh:
         elif suffix in (".glb", ".gltf"):
             vertices, faces = gltf_reader.read(path, content, max_bytes)
         else:  # by default trimesh splits the vertices of a .ply along texture seams and drops unused ones
-            loaded: Any = trimesh.load_mesh(
+            load = trimesh.load_mesh if need_faces else trimesh.load  # the former drops points without a face
+            loaded: Any = load(
                 io.BytesIO(content), file_type=suffix[1:], process=False, fix_texture=False, skip_materials=True
             )
-            vertices, faces = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.int32)
+            faces = np.asarray(getattr(loaded, "faces", np.zeros((0, 3))), np.int32)
+            vertices = np.asarray(loaded.vertices, np.float32)
     except Exception as error:  # trimesh's readers raise many kinds of errors
         raise ValueError(f"{path}: not a readable mesh ({error})") from error
-    if not len(faces):
+    if not len(faces) and need_faces:
         raise ValueError(f"{path}: no triangles among its {len(vertices)} vertices")
-    if faces.min() < 0 or faces.max() >= len(vertices):
+    if len(faces) and (faces.min() < 0 or faces.max() >= len(vertices)):
         raise ValueError(f"{path}: faces name vertices {faces.min()} to {faces.max()} of {len(vertices)}")
     return Mesh(vertices, faces)
 
