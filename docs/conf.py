@@ -78,6 +78,11 @@ def literal_docstrings(app, what, name, obj, options, lines):
             lines[i] = re.sub(r"^  ([\w, ]+): ", r":\1: ", lines[i])
 
 
+def short_types(app, what, name, obj, options, signature, returned):
+    """Write jax.Array as such, not as the module that defines it."""
+    return tuple(part and part.replace("jaxlib._jax.Array", "jax.Array") for part in (signature, returned))
+
+
 def hide_bare_fields(app, what, name, obj, skip, options):
     """Leave out the fields of a NamedTuple that nothing is said about."""
     return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
@@ -85,5 +90,6 @@ def hide_bare_fields(app, what, name, obj, skip, options):
 
 def setup(app):
     app.connect("autodoc-process-docstring", literal_docstrings)
+    app.connect("autodoc-process-signature", short_types)
     app.connect("autodoc-skip-member", hide_bare_fields)
     app.connect("builder-inited", make_demo)
