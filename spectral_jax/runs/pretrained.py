@@ -61,7 +61,7 @@ def save(file: Path, trained: Pretrained) -> None:
 def load(file: Path | None = None) -> Pretrained:
     """Read the network for the basis of data/demo, or if that is absent or of another mesh, for the demo recipe's.
 
-    It gets as many modes as the basis has. Computing a basis takes about two seconds, and the cache keeps it.
+    It gets as many modes as the basis has. Computing a basis takes about a second, and the cache keeps it.
     """
     with safe_files.open_npz(file or path(), MOST_BYTES) as archive:
         record = safe_files.parse_json(str(archive[METADATA]), METADATA)
