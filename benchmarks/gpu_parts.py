@@ -40,7 +40,7 @@ def device(quick: bool) -> dict:
 
 
 def demo(quick: bool) -> dict:
-    """The demo from nothing to its report, in a folder that is removed."""
+    """The demo from nothing to its report, in a folder that is removed; no size is tiny: `quick` prints its help."""
     arguments = ["demo", *(["--help"] if quick else [])]
     command = [sys.executable, "-m", "spectral_jax.cli", *arguments]
     with tempfile.TemporaryDirectory() as folder:
