@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import tyro
@@ -16,6 +16,7 @@ from spectral_jax.commands.network import Checkpoint
 from spectral_jax.data.recipes import DEMO_DATA
 from spectral_jax.files.progress import Progress, track
 from spectral_jax.geometry.mesh import MOST_BYTES
+from spectral_jax.geometry.sequences import Align
 
 ARRAYS = (".npz", ".npy")
 
@@ -36,7 +37,8 @@ class Encode:
     split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
     """For a dataset: the split to encode, train, test or all (default: test)."""
     center: Annotated[Literal["none", "centroid", "box"] | None, tyro.conf.arg(metavar="none|centroid|box")] = None
-    """For mesh files: what becomes the origin. Default for this, --scale and --up: as the run's dataset was made."""
+    """For mesh files: what becomes the origin. Default for this, --scale and --up: as the run's dataset was made. The
+    meshes of a dataset that was made with --align are aligned, too."""
     scale: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     """For mesh files: metres per unit."""
     up: Annotated[Literal["x", "y", "z"] | None, tyro.conf.arg(metavar="x|y|z")] = None
@@ -76,26 +78,37 @@ class Encode:
         return latents.read_meshes(path, self.placement(run), run, progress, self.max_file_bytes)
 
     def placement(self, run: Any) -> dict[str, Any]:
-        """How to centre, scale and turn mesh files: by the options, else as the run's dataset was made."""
+        """How to centre, scale, turn and align mesh files: by the options, else as the run's dataset was made."""
         from spectral_jax.data import dataset, pytorch_layouts
+        from spectral_jax.geometry import mesh
 
         told = {"center": self.center, "scale": self.scale, "up": self.up}
         told = {name: value for name, value in told.items() if value is not None}
         made, source = {"center": "none", "scale": 1.0, "up": "y"}, run.config.data
         folder = DEMO_DATA if source == "demo" else Path(source)
-        if len(told) == len(made) or (source and pytorch_layouts.pytorch_layout(folder)):
+        if source and pytorch_layouts.pytorch_layout(folder):
             return made | told
         metadata = folder / dataset.METADATA_FILE
         if not (source and metadata.is_file()):
+            if len(told) == len(made):
+                return told
             raise ValueError(
                 f"the dataset of {run.path} ({source or 'unknown'}) is missing, so the placement of its meshes is "
                 "unknown: give --center, --scale and --up"
             )
         try:
             options = dict(json.loads(metadata.read_text())["source"])
+            if (align := options.get("align", "none")) not in get_args(Align):
+                raise ValueError(f"align is {align!r}")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{metadata}: not a dataset's metadata ({error})") from error
-        return made | {name: options[name] for name in made if name in options} | told
+        found = made | {name: options[name] for name in made if name in options} | told
+        if align == "none":
+            return found
+        return found | {
+            "align": align,
+            "template": mesh.read_mesh(folder / dataset.MESH_FILE, self.max_file_bytes).vertices,
+        }
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import tyro
 
 from spectral_jax.bodies.amass import SPLITS
 from spectral_jax.geometry.mesh import MOST_BYTES, Operator
-from spectral_jax.geometry.sequences import Axis, Center
+from spectral_jax.geometry.sequences import Align, Axis, Center
 
 DEMO_DATA = Path("data/demo")
 
@@ -110,6 +110,9 @@ class MeshRecipe:
     """Metres per unit of the files: 0.001 for millimetres."""
     up: Axis = "y"
     """Axis of the files that points up; it becomes y in the dataset."""
+    align: Align = "none"
+    """Move each mesh as near to the template as a turn and a shift bring it (rigid), or those and a scale (similarity),
+    so that poses of whole meshes are not learnt. Meshes that are encoded later are moved likewise."""
     modes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Number of spectral modes to keep (default: 4096, or the number of vertices if that is smaller)."""
     operator: Operator = "graph"

@@ -44,15 +44,17 @@ def build(recipe: MeshRecipe, progress: Progress = SILENT) -> Path:
     parts = split_items(items, recipe)
     raw = sequences.read_template(items, recipe.template, recipe.max_file_bytes)
     used = used_vertices(raw, recipe)
-    placement = {"center": recipe.center, "scale": recipe.scale, "up": recipe.up}
+    placement: dict[str, Any] = {"center": recipe.center, "scale": recipe.scale, "up": recipe.up}
     faces = np.searchsorted(used, raw.faces).astype(np.int32)
     template = Mesh(sequences.normalise(raw.vertices[None, used], **placement)[0], faces)
     basis = replace(projection.choose_basis(template, recipe, progress), unused=unused_vertices(raw, used, placement))
     batch_size = int(np.clip(BATCH_VERTICES // len(template.vertices), 1, projection.BATCH))
     projector = Projector(basis, lambda kind, vertices: vertices, batch_size)
-    sources = {}
+    if recipe.align != "none":  # the template is placed already
+        placement["align"] = recipe.align
+    sources, onto = {}, placement | {"template": template.vertices}
     for split in ("train", "test"):
-        meshes = PlacedMeshes(parts[split], raw, used, placement, recipe.folder.absolute().name)
+        meshes = PlacedMeshes(parts[split], raw, used, onto, recipe.folder.absolute().name)
         sources[split] = meshes.source(projector, keep_vertices=split == "test")
     metadata = {"recipe": "meshes", "folder": str(recipe.folder), **placement}
     metadata |= {"split_by": recipe.split_by, "unused": len(parts["unused"])}

@@ -17,11 +17,13 @@ from spectral_jax import extras
 from spectral_jax.files import safe_files
 from spectral_jax.files.progress import SILENT, Progress, track
 from spectral_jax.geometry import mesh
+from spectral_jax.geometry.alignment import align as procrustes
 from spectral_jax.geometry.mesh import SUFFIXES as MESHES
 from spectral_jax.geometry.mesh import Connectivity, Mesh, fingerprint, proper_faces, suffix_of
 
 Center = Literal["none", "centroid", "box"]
 Axis = Literal["x", "y", "z"]
+Align = Literal["none", "rigid", "similarity"]
 
 HDF5 = (".hdf5", ".h5")
 SEQUENCES = (".npz", ".npy", *HDF5)
@@ -144,12 +146,19 @@ def read(item: Item, template: Mesh) -> Iterator[tuple[int, Float[np.ndarray, "v
 
 
 def normalise(
-    vertices: Float[np.ndarray, "batch vertex 3"], *, center: Center, scale: float, up: Axis
+    vertices: Float[np.ndarray, "batch vertex 3"],
+    *,
+    center: Center,
+    scale: float,
+    up: Axis,
+    align: Align = "none",
+    template: Float[np.ndarray, "vertex 3"] | None = None,
 ) -> Float[np.ndarray, "batch vertex 3"]:
     """Place meshes: turn the axis `up` to y, multiply by `scale` (metres per unit of the files), then centre; float32.
 
     Centring moves the mean vertex of each mesh ("centroid"), or the middle of its bounding box ("box"), to the origin.
-    Raises ValueError for scale <= 0.
+    With `align`, each mesh is then moved rigidly, or by a similarity, as near to the placed template as it can be
+    (Procrustes). Raises ValueError for scale <= 0.
     """
     if not 0 < scale < math.inf:
         raise ValueError(f"scale is {scale}, expected metres per unit of the files, above 0")
@@ -159,6 +168,9 @@ def normalise(
         turned -= turned.mean(axis=1, keepdims=True)
     elif center == "box":
         turned -= (turned.min(axis=1, keepdims=True) + turned.max(axis=1, keepdims=True)) / 2
+    if align != "none":
+        assert template is not None, "meshes are aligned to a template"
+        turned = np.stack([procrustes(each, template, align == "similarity").apply(each) for each in turned])
     return turned.astype(np.float32)
 
 

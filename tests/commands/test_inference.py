@@ -122,6 +122,24 @@ def test_meshes_are_placed_as_those_of_the_runs_dataset(trained_run, codec, test
     assert main(["encode", str(mesh), str(tmp_path / "e.npz"), "--run", str(placed), *options]) == 0
 
 
+def test_meshes_are_aligned_as_those_of_the_runs_dataset(trained_run, codec, test_split, tmp_path):
+    faces, data = np.asarray(codec.basis.faces), tmp_path / "data"
+    data.mkdir()
+    made = {"recipe": "meshes", "center": "centroid", "scale": 1.0, "up": "y", "align": "rigid"}
+    (data / "metadata.json").write_text(json.dumps({"source": made}))
+    write_mesh(data / "mesh.ply", Mesh(test_split.vertices[1], faces))
+    aligned = shutil.copytree(trained_run, tmp_path / "aligned")
+    config = json.loads((aligned / "config.json").read_text())
+    (aligned / "config.json").write_text(json.dumps(config | {"data": str(data)}))
+    turn = np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]], np.float32)
+    for name, vertices in (("a", test_split.vertices[0]), ("b", test_split.vertices[0] @ turn + np.float32(0.5))):
+        write_mesh(tmp_path / f"{name}.ply", Mesh(vertices, faces))
+    a, b = (encode(tmp_path / f"{name}.ply", tmp_path / f"{name}.npz", aligned)["latents"] for name in "ab")
+    np.testing.assert_allclose(a, b, atol=network_rounding(np.maximum(np.abs(a), 1)))
+    as_it_is = encode(tmp_path / "b.ply", tmp_path / "c.npz", trained_run)["latents"]
+    assert np.abs(as_it_is - a).max() > 10 * np.abs(b - a).max()
+
+
 def test_latents_of_the_published_system_in_its_own_layout(tmp_path):
     root = TINY / "root" / "DEMO"
     assert main(["convert", str(TINY / "last.ckpt"), str(tmp_path / "run"), "--data", str(root)]) == 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import PEOPLE, Interrupting, bumpy_spheres, meshes_written
 from rounding import product_rounding, rounding
+from scipy.spatial.transform import Rotation
 
 from spectral_jax.basis import spectral
 from spectral_jax.cli import main
@@ -17,6 +18,7 @@ from spectral_jax.data.recipes import MeshRecipe
 from spectral_jax.data.registered_meshes import split_items
 from spectral_jax.files.progress import SILENT, Silent
 from spectral_jax.geometry import sequences
+from spectral_jax.geometry.alignment import align
 from spectral_jax.geometry.mesh import Mesh, read_mesh, write_mesh
 from spectral_jax.geometry.sequences import Item
 from spectral_jax.runs import run
@@ -63,6 +65,31 @@ def test_center_scale_and_up_are_applied_and_recorded(people, tmp_path, center, 
         vertices = scale * read_mesh(people / example.file)[0].astype(np.float64) @ np.transpose(TURNS[up])
         middle = {"none": 0.0, "box": (vertices.min(0) + vertices.max(0)) / 2, "centroid": vertices.mean(0)}[center]
         np.testing.assert_allclose(example.vertices, vertices - middle, atol=rounding(vertices, 4))
+
+
+def test_aligned_meshes_do_not_depend_on_where_and_how_they_stood(people, tmp_path):
+    random, moved = np.random.default_rng(0), tmp_path / "moved"
+    first = True
+    for path in sorted(people.rglob("*.ply")):
+        vertices, faces = read_mesh(path)
+        if not first:  # the template stays
+            turn, size = Rotation.from_quat(random.normal(size=4)).as_matrix(), random.uniform(0.5, 2)
+            vertices = (size * vertices @ turn.T + random.normal(size=3)).astype(np.float32)
+        first = False
+        (moved / path.parent.name).mkdir(parents=True, exist_ok=True)
+        write_mesh(moved / path.parent.name / path.name, Mesh(vertices, faces))
+    as_they_were, turned = (
+        dataset.open_prepared(build_meshes(folder, tmp_path / f"out-{i}", align="similarity", modes=12))
+        for i, folder in enumerate((people, moved))
+    )
+    assert turned.metadata["source"]["align"] == "similarity"
+    template = read_mesh(tmp_path / "out-0" / "mesh.ply").vertices
+    for a, b in zip(as_they_were.splits["test"], turned.splits["test"], strict=True):
+        # float32 files of vertices of up to 6 m, whose errors the alignment averages
+        np.testing.assert_allclose(a.vertices, b.vertices, atol=rounding(8.0, 4))
+        again = align(a.vertices, template, scaled=True)
+        np.testing.assert_allclose(again.rotation, np.eye(3), atol=1e-5)
+        assert again.scale == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(
