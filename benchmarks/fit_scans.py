@@ -36,7 +36,7 @@ def make_scan(vertices: np.ndarray, faces: np.ndarray, kind: str, seed: int) -> 
     else:
         order = np.argsort(-np.linalg.norm(points - points[random.integers(len(points))], axis=1))
     points = points[order[:POINTS]] + NOISE * random.normal(size=(POINTS, 3))
-    turn, shift = Rotation.random(rng=random).as_matrix(), random.normal(size=3)
+    turn, shift = Rotation.from_quat(random.normal(size=4)).as_matrix(), random.normal(size=3)
     return points @ turn.T + shift, vertices @ turn.T + shift
 
 
@@ -71,7 +71,7 @@ def main() -> None:
     for index in evenly_spaced(len(test), options.meshes):
         example = test[index]
         again = codec.reconstruct(example.coefficients[None, : opened.num_modes])[0]
-        own = 1000 * np.linalg.norm(again - example.vertices, axis=1).mean()
+        own = 1000 * float(np.linalg.norm(again - example.vertices, axis=1).mean())
         for kind in KINDS:
             points, true = make_scan(example.vertices, faces, kind, index)
             start, used = time.perf_counter(), time.process_time()

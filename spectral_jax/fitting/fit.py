@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.cluster.vq import kmeans2
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
@@ -20,7 +19,7 @@ from spectral_jax.network import density
 from spectral_jax.network.codec import Codec
 from spectral_jax.network.density import Gaussian
 
-LEAST_POINTS = 50
+LEAST_POINTS = 50  # of a scan
 NUM_TURNS = 12  # starts that are turned about the vertical axis
 NUM_TYPICAL = 8  # shapes that fits start from, beside the mean
 LATENTS_PER_START = 16  # of which a typical shape is the mean, at least
@@ -82,11 +81,13 @@ def fit_prior(latents: Float[np.ndarray, "mesh latent"]) -> Prior:
 
     Raises ValueError for under 2 latents.
     """
+    from sklearn.cluster import KMeans
+
     gaussian = density.fit_gaussian(latents)
     codes = (latents - gaussian.mean) @ np.linalg.pinv(np.asarray(gaussian.factor)).T
     typical = np.zeros((1, codes.shape[1]), np.float32)
     if len(codes) >= LATENTS_PER_START * NUM_TYPICAL:
-        middles = kmeans2(codes, NUM_TYPICAL, minit="++", rng=np.random.default_rng(0))[0]
+        middles = KMeans(NUM_TYPICAL, random_state=0).fit(codes).cluster_centers_
         typical = np.concatenate([typical, middles.astype(np.float32)])
     return Prior(gaussian, typical)
 
