@@ -27,6 +27,7 @@ from spectral_jax.network.config import ModelConfig
 
 AMASS = 111_327  # meshes
 SLOWEST = 20  # launches that are listed
+NAN = float("nan")
 
 
 def device(quick: bool) -> dict:
@@ -66,7 +67,7 @@ def made_of(quick: bool) -> dict:
                         for event in line.events:
                             count[event.name] += 1
                             spent[event.name] += event.duration_ns / 1000
-    step = 1e6 * timing.median / steps
+    step = 1e6 * (timing.median or NAN) / steps
     launched, busy = count.total() / steps, sum(spent.values()) / steps
     about = f"a step of {batch} meshes, {modes:,} modes"
     rows = {
@@ -115,7 +116,7 @@ def codec(quick: bool) -> dict:
             "encode, from the host and back": lambda network=network, rows=coefficients: network.encode(rows),
             "decode, from the host and back": lambda network=network, rows=latents: network.decode_vertices(rows),
         }
-        rates[name] = {side: meshes / timing.median for side, timing in alternate(sides, 3).items()}
+        rates[name] = {side: meshes / (timing.median or NAN) for side, timing in alternate(sides, 3).items()}
         for side, rate in rates[name].items():
             rows[f"{name}: {side}"] = f"{rate:,.0f} meshes/s"
     return {"modes": modes, "vertices": vertices, "meshes": meshes, "meshes_per_second": rates, "rows": rows}
@@ -154,7 +155,7 @@ def posing(quick: bool) -> dict:
         poses = jnp.asarray(rng.standard_normal((batch, 3 * body.num_joints), np.float32) / 5)
         betas = jnp.asarray(rng.standard_normal((batch, 16), np.float32))
         pose = alternate({"pose": lambda p=poses, b=betas: pose_bodies(body, p, b).block_until_ready()}, 5)["pose"]
-        rates[batch] = batch / pose.median
+        rates[batch] = batch / (pose.median or NAN)
         rows[f"posing, {body.num_vertices:,} vertices, batch {batch:,}"] = f"{rates[batch]:,.0f} meshes/s"
     return {"vertices": body.num_vertices, "meshes_per_second": rates, "rows": rows}
 
