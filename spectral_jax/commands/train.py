@@ -95,6 +95,10 @@ class Train:
     storage: Storage = "float32"
     """Number format of the train split in memory. bf16 halves the memory and rounds every coefficient to two or three
     significant digits."""
+    max_hours: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Stop after this time, counted from the start of this command, and save; --resume continues."""
+    patience: Annotated[int | None, tyro.conf.arg(metavar="EPOCHS")] = None
+    """Stop when the validation error has not fallen for this number of epochs, and save."""
     pictures: int = 3
     """Number of test meshes to draw for TensorBoard during training (needs Pillow). TensorBoard also gets histograms of
     the latents. 0 disables both."""
@@ -152,18 +156,25 @@ class Train:
             if self.resume and run.data_changed(folder):
                 console.print(f"note: the data have changed since {folder} was last trained", soft_wrap=True)
             options = {"storage": self.storage, "pictures": self.pictures, "step_losses": self.step_losses}
+            options |= {"max_hours": self.max_hours, "patience": self.patience}
             updates = train.train_run(folder, fit_data, **options, progress=signals)
             if self.profile:
                 steps = num_steps(fit_data.num_meshes, training.batch_size)
                 updates = profiling.record(updates, folder / profiling.FOLDER, self.profile, steps)
+            epoch = training.epochs  # where nothing is left to train
             for update in updates:
                 print_validations(update)
+                epoch = update.position.epoch
             if self.profile:
                 print_operations(folder / profiling.FOLDER)
+        how = f"train.py --run {folder} --resume --data {config.data}"
         if signals.received is not None:
-            how = f"train.py --run {folder} --resume --data {config.data}"
             console.print(f"saved; resume with: {how}", soft_wrap=True)
             raise SystemExit(128 + signals.received)
+        if epoch < training.epochs:
+            done = f"stopped after {epoch} of {training.epochs} epochs"
+            console.print(f"{done}, saved; resume with: {how}", soft_wrap=True)
+            return
         console.print(f"trained {training.epochs} epochs: {folder}", soft_wrap=True)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from spectral_jax.training.loop import TrainingUpdate
 from spectral_jax.training.placement import fit_principal, read_fit_data
 from spectral_jax.training.state import TrainingProgress
 
+OnEpoch = Callable[[int, dict[str, float]], None]  # called with the number of an epoch and its figures by name
 CHECKPOINT_SECONDS = 600  # between checkpoints at most, however long the epochs take
 
 
@@ -37,6 +39,9 @@ def train(
     placement: Literal["auto"] | Placement = "auto",
     storage: Storage = "float32",
     pictures: int = 0,
+    max_hours: float | None = None,
+    patience: int | None = None,
+    on_epoch: OnEpoch | None = None,
     progress: Progress = SILENT,
     **options: Any,
 ) -> Run:
@@ -44,8 +49,9 @@ def train(
 
     `data` is an opened dataset or what `open_data` takes. `options` are fields of ModelConfig and TrainConfig; their
     defaults are the network's recipe (`spectral_jax.training.config.RECIPES`). With `resume`, only `epochs` may differ
-    from the run's own. Raises ValueError for an unknown option, a folder that exists
-    (or does not, with `resume`), or unsuitable data; FloatingPointError when the loss is not finite.
+    from the run's own. `max_hours`, `patience` and `on_epoch` are those of `train_run`. Raises ValueError for an
+    unknown option, a folder that exists (or does not, with `resume`), or unsuitable data; FloatingPointError when the
+    loss is not finite.
     """
     if not resume:
         run.check_free(folder, overwrite)
@@ -55,7 +61,8 @@ def train(
     config = with_options(dataclasses.replace(start, data=source), options)
     reading = {"placement": placement, "storage": storage, "progress": progress}
     with opened_run(folder, config, opened, resume=resume, overwrite=overwrite, **reading) as fit_data:
-        for _ in train_run(folder, fit_data, storage=storage, pictures=pictures, progress=progress):
+        limits = {"max_hours": max_hours, "patience": patience, "on_epoch": on_epoch}
+        for _ in train_run(folder, fit_data, storage=storage, pictures=pictures, progress=progress, **limits):
             pass
     return run.load_run(folder)
 
@@ -134,6 +141,9 @@ def train_run(
     storage: Storage = "float32",
     pictures: int = 0,
     step_losses: bool = False,
+    max_hours: float | None = None,
+    patience: int | None = None,
+    on_epoch: OnEpoch | None = None,
     progress: Progress = SILENT,
 ) -> Iterator[TrainingUpdate]:
     """Train a run folder from its newest checkpoint, or from the start, to its last epoch; yields about once a second.
@@ -141,13 +151,23 @@ def train_run(
     Logs every epoch. Writes the checkpoint `last` at every validation and every ten minutes, and `best` at the lowest
     validation error. When `progress.should_stop()`, it writes `last` and ends. With `pictures`, TensorBoard gets
     pictures of that number of test meshes, and histograms of latents, at ever fewer validations; with `step_losses`,
-    the loss of every step. Of several processes the main one writes. Raises ValueError when another process trains the
-    run.
+    the loss of every step. Of several processes the main one writes.
+
+    It also ends after `max_hours` from this call, and after `patience` epochs without a lower validation error; a run
+    that ended so is resumed like any other. `on_epoch` is called with the number and the figures of every epoch, on the
+    main process; what it raises ends training, after `last` is written. Raises ValueError when another process trains
+    the run, and for limits that are not positive.
     """
-    folder, main = Path(folder), devices.is_main()
+    for name, limit in (("max_hours", max_hours), ("patience", patience)):
+        if limit is not None and not limit > 0:
+            raise ValueError(f"{name} must be above 0, not {limit}")
+    folder, main, started = Path(folder), devices.is_main(), time.monotonic()
+    until = started + 3600 * max_hours if max_hours else math.inf
     config = run.load_config(folder)
     kept = checkpoint.restore(folder / "last", config.model, config.train) if checkpoint.find(folder / "last") else None
     epoch, best_mm = (kept.epoch, kept.best_mm) if kept else (0, None)
+    best = checkpoint.find(folder / "best")
+    best_epoch = int(best.name.split(".")[0]) if best else 0
     bar = _Bar(progress, config.train.epochs, num_steps(data.num_meshes, config.train.batch_size))
     constants = run.load_constants(folder, config.model)
     snapshots = Snapshots(config.model, run.load_basis(folder), data, pictures, epoch, constants)
@@ -164,7 +184,11 @@ def train_run(
                 position = update.position
                 validated = any("spatial_validation_loss" in figures for figures in update.figures.values())
                 late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
-                stopping, late = devices.max_over_processes(int(progress.should_stop()), int(late))
+                if position.best_mm != best_mm:
+                    best_epoch = position.epoch
+                stale = validated and position.epoch - best_epoch >= (patience or math.inf)
+                over = stale or time.monotonic() > until
+                stopping, late = devices.max_over_processes(int(progress.should_stop() or over), int(late))
                 if log is not None:
                     log.write(update.figures)
                     if validated and snapshots.due(position.epoch):
@@ -175,6 +199,14 @@ def train_run(
                 if validated or stopping or late:
                     checkpoint.save(folder / "last", position)
                     kept, saved_at = position, time.monotonic()
+                if on_epoch and main:
+                    try:
+                        for number, figures in update.figures.items():
+                            on_epoch(number, figures)
+                    except BaseException:
+                        if kept is not position:
+                            checkpoint.save(folder / "last", position)
+                        raise
                 bar.show_update(update)
                 yield update
                 if stopping:

@@ -2,6 +2,7 @@
 
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from helpers import Counted
@@ -9,6 +10,7 @@ from helpers import Counted
 import spectral_jax as sj
 from spectral_jax.cli import main
 from spectral_jax.runs.logs import read_log
+from spectral_jax.training import dispatch
 
 OPTIONS = {"batch_size": 8, "latent_size": 4, "validate_every": 2, "learning_rate": 1e-3}
 
@@ -39,6 +41,45 @@ def test_train_refuses_what_it_cannot_do(trained, data_folder, tmp_path):
             sj.train(data_folder, trained.path, **options)
     with pytest.raises(ValueError, match=r"config\.json"):
         sj.train(data_folder, tmp_path / "new", resume=True)
+
+
+def test_a_run_stopped_by_the_clock_is_resumed_to_the_same_numbers(trained, data_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatch, "FIRST_STEPS", 1)
+    stopped = sj.train(data_folder, tmp_path / "run", epochs=2, max_hours=1e-9, **OPTIONS)
+    assert stopped.epoch == 0  # after the first dispatch, of one step
+    seen = []
+    again = sj.train(
+        data_folder, tmp_path / "run", resume=True, max_hours=1.0, on_epoch=lambda *each: seen.append(each)
+    )
+    assert [epoch for epoch, _ in seen] == [1, 2]
+    assert seen[1][1]["spatial_validation_loss"] > 0
+    jax.tree.map(np.testing.assert_array_equal, again.params, trained.params)
+
+
+def test_training_ends_when_the_error_falls_no_more(trained, data_folder, tmp_path, capsys):
+    folder = tmp_path / "run"
+    options = {**OPTIONS, "validate_every": 1, "learning_rate": 1e-30}  # the parameters stay what they are
+    stuck = sj.train(data_folder, folder, epochs=40, patience=3, **options)
+    assert stuck.epoch < 40
+    assert len(read_log(folder)) == stuck.epoch
+    command = ["train", "--data", str(data_folder), "--run", str(folder), "--resume", "--patience", "3"]
+    assert main(command) == 0
+    assert f"of 40 epochs, saved; resume with: train.py --run {folder}" in capsys.readouterr().err.replace("\n", " ")
+    with pytest.raises(ValueError, match="patience must be above 0, not 0"):
+        sj.train(data_folder, tmp_path / "other", patience=0, **options)
+
+
+def test_what_a_callback_raises_ends_training_after_a_checkpoint(trained, data_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatch, "FIRST_STEPS", 1)
+
+    def fails(epoch, figures):
+        raise RuntimeError(f"no logger at epoch {epoch}")
+
+    with pytest.raises(RuntimeError, match="epoch 1"):
+        sj.train(data_folder, tmp_path / "run", epochs=2, on_epoch=fails, **OPTIONS)
+    assert sj.load_run(tmp_path / "run").epoch >= 1
+    again = sj.train(data_folder, tmp_path / "run", resume=True)
+    jax.tree.map(np.testing.assert_array_equal, again.params, trained.params)
 
 
 @pytest.fixture
