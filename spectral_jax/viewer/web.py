@@ -126,15 +126,15 @@ class Browser:
 
     def _change_run(self) -> None:
         """Show another run. Raises ValueError where it cannot be loaded, and this one stays."""
-        wanted = self.controls.run.value
+        wanted, self.controls.run.value = self.controls.run.value, self.name
         if wanted == self.name:
             return
-        self.controls.run.value = self.name
         if wanted not in self.gallery.names():
             raise ValueError(f"no run {wanted!r} (available: {', '.join(self.gallery.names())})")
         with self._waiting(f"loading {wanted}"):
-            self.subject = self.gallery.load(wanted)
-        self.name = wanted
+            subject = self.gallery.load(wanted)
+            scene.compose(subject, scene.clamp(self.choice, subject))  # compiles what is drawn next
+        self.subject, self.name = subject, wanted
         self._rebuild()
 
     def _change_split(self) -> None:
