@@ -21,10 +21,10 @@ from spectral_jax.network.density import Gaussian
 
 LEAST_POINTS = 50  # of a scan
 NUM_TURNS = 12  # starts that are turned about the vertical axis
-NUM_TYPICAL = 8  # shapes that fits start from, beside the mean
+NUM_TYPICAL = 32  # shapes that fits start from, beside the mean
 LATENTS_PER_START = 16  # of which a typical shape is the mean, at least
 NUM_SCORED = 256  # points by which starts are compared
-NUM_STARTS, NUM_FINALISTS = 24, 3  # starts that are tried coarsely, and those of them that are fitted to the end
+NUM_STARTS, NUM_FINALISTS = 48, 6  # starts that are tried coarsely, and those of them that are fitted to the end
 APART = 0.35  # radians between finalists, at least
 NEAR = 8  # faces near a point, among which the closest point is searched
 
@@ -43,10 +43,10 @@ class Level(NamedTuple):
 
 
 COARSE = Level(512, 128, 12, 5e-6, 1.0)
-# Of priors of 2e-9 to 5e-6 this and smaller ones fitted the demo's bodies best.
+# Of priors of 1e-8 to 2e-7 square metres all fitted bodies of the demo equally well.
 FINE = Level(4096, 1024, 25, 5e-8, 0.05)
 MOVED = 2e-5  # largest motion of a vertex in a round, in diagonals, below which a fit has converged
-ELASTIC = 1e-3  # of 1e-4 to 0.1 the best for a bump on a tenth of a surface
+ELASTIC = 1e-3  # found on one bump on a tenth of a surface
 REFINE_ROUNDS = 5
 STEPS = 2  # for the same near faces
 

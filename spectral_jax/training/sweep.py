@@ -77,7 +77,7 @@ def sweep(
         due, errors = epoch % every == 0, None
         if due or epoch == config.epochs:
             each, _ = test.errors(functools.partial(_validate, context.model, states.params))
-            errors = np.mean(each, axis=1, dtype=np.float64)
+            errors = np.asarray(each, np.float64).mean(axis=1)
         for i, trial in enumerate(trials):
             for done in range(epoch - count + 1, epoch + 1):
                 if errors is not None and done == epoch:
