@@ -13,7 +13,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 from playwright.sync_api import sync_playwright
 
-PICTURE = Path(__file__).parent.parent / "docs" / "peers.png"
+PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "peers.png"
 SHOWN = {  # name, colour
     "pca": ("PCA", "#7b828d"),
     "sae-lp": ("SAE-LP, published recipe", "#1f5fa8"),
