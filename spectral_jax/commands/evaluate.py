@@ -61,11 +61,13 @@ class Eval:
     """Also write the errors to this JSON file."""
 
     def __call__(self) -> None:
-        from spectral_jax.bodies.smplh import read_joint_regressor
-
         if self.measures and len(self.data) > 1:
             raise ValueError(f"--measures takes one dataset, not {len(self.data)}")
-        regressor = read_joint_regressor(self.joints) if self.joints else None
+        regressor = None
+        if self.joints:  # before anything is evaluated
+            from spectral_jax.bodies.smplh import read_joint_regressor
+
+            regressor = read_joint_regressor(self.joints)
         rows = [self._evaluate(data) for data in self.data or (None,)]
         records = []
         for results in rows:

@@ -102,14 +102,12 @@ class Sweep:
 
         with Bars() as bars:
             errors = baselines(data, models, bars)
-            constants, fit_data = None, None
+            constants = None
+            if self.network == "residual":  # the directions are those of the meshes, whatever the latent size
+                fitted, config, constants = placement.fit_principal(data, models[0], config, bars)
+                models = [dataclasses.replace(model, directions=fitted.directions) for model in models]
+            fit_data = placement.read_fit_data(data, models[0], config, "device", progress=bars, constants=constants)
             for model in models:
-                if model.network == "residual":
-                    model, config, constants = placement.fit_principal(data, model, config, bars)
-                if fit_data is None or constants is not None:  # coefficients serve all sizes, scores their own
-                    fit_data = placement.read_fit_data(
-                        data, model, config, "device", progress=bars, constants=constants
-                    )
                 options = {"seeds": self.seeds, "rates": self.learning_rates, "constants": constants}
                 trials = sweep.sweep(model, config, fit_data, **options, progress=bars)
                 yield {
