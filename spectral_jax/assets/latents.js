@@ -3,10 +3,9 @@
 
 const PAGE = 16;  // latents that have a slider at once
 const find = (name) => document.getElementById(`move-${name}`);
-const clamped = (x) => Math.max(-3, Math.min(3, x));
 const signed = (x) => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(2)}`;
 
-/** A slider of -3 to 3 with its name and value. `read` gives the value now, `write` takes a new one. */
+/** A slider of -3 to 3, or further if a value lies there, with its name. `read` gives the value now, `write` takes a new one. */
 function latentSlider(name, note, read, write) {
   const row = document.createElement("label"), title = document.createElement("span");
   const input = document.createElement("input"), output = document.createElement("output");
@@ -19,7 +18,8 @@ function latentSlider(name, note, read, write) {
   row.append(title, input, output);
   const update = () => {
     const value = read();
-    [input.value, output.textContent] = [clamped(value), signed(value)];
+    [input.min, input.max] = [Math.min(input.min, Math.floor(value)), Math.max(input.max, Math.ceil(value))];
+    [input.value, output.textContent] = [value, signed(value)];
     input.setAttribute("aria-valuetext", `${value.toFixed(2)} standard deviations`);
   };
   return { row, update };
