@@ -227,12 +227,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     texts = "; ".join(f"{name}: {(job.__doc__ or '').strip().rstrip('.')}" for name, job in JOBS.items())
     parser.add_argument("jobs", nargs="*", choices=[*JOBS, []], help=f"default: all but debian. {texts}", metavar="JOB")
-    chosen = parser.parse_args().jobs or [name for name in JOBS if name != "debian"]
-    rows = []
-    for name in chosen:
+    parser.add_argument("--minutes", type=float, help="start no job after so many minutes", default=float("inf"))
+    options = parser.parse_args()
+    rows, begun = [], time.monotonic()
+    for name in options.jobs or [name for name in JOBS if name != "debian"]:
         print(f"\n===== {name}: {JOBS[name].__doc__}", flush=True)
         start, result = time.monotonic(), "passed"
         try:
+            if start > begun + 60 * options.minutes:
+                raise LeftOut(f"{options.minutes:g} minutes are over")
             JOBS[name]()
         except LeftOut as reason:
             result = f"left out: {reason}"
