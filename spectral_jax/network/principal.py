@@ -17,7 +17,7 @@ SAMPLE_BYTES = 1 << 28  # rows that are held at once
 SAMPLE_PASSES = 4  # over the rows that the iteration starts from
 OVERSAMPLING = 16  # directions iterated beyond those wanted, or twice those: more of them converge in fewer passes
 MAX_PASSES = 40
-TOLERANCE = 1e-7  # relative growth of the captured variance below which the iteration ends
+TOLERANCE = 1e-7  # relative growth of the captured variance, found or still possible, below which the iteration ends
 
 
 class Principal(NamedTuple):
@@ -92,32 +92,39 @@ def _iterate(
         mean, image = _scatter(rows, mean, directions)
         variances, turn = np.linalg.eigh(directions.T @ image)
         variances, turn = variances[::-1], turn[:, ::-1]
+        directions, image = directions @ turn, image @ turn
         passes, captured = passes + 1, variances[:count].sum()
-        if passes == max_passes or captured - before <= TOLERANCE * before:
-            return mean, directions @ turn, variances
+        # What another pass can add: each direction's residual squared, over its distance from what is not captured.
+        left = np.square(image[:, :count] - directions[:, :count] * variances[:count]).sum(axis=0)
+        distance = np.maximum(variances[:count] - variances[-1], 0)
+        gain = np.divide(left, distance, out=np.where(left > 0, np.inf, 0), where=distance > 0).sum()
+        if passes == max_passes or min(captured - before, gain) <= TOLERANCE * captured:
+            return mean, directions, variances
         before = captured
         # Turned before they are orthonormalised, columns are graded by variance, and small ones keep their digits.
-        directions = np.linalg.qr(image @ turn)[0]
+        directions = np.linalg.qr(image)[0]
 
 
 def _scatter(rows: Rows, about: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One pass over rows: their mean, and their scatter matrix times directions, in float64 from blocks in float32.
 
-    Rows are centred about a guess of the mean, so that nothing large cancels, and the guess is corrected exactly.
+    Rows are centred about a guess of the mean, so that nothing large cancels, and the guess is corrected exactly. One
+    block is computed while the next is read.
     """
-    num_values = len(directions)
-    total, image = np.zeros(num_values), np.zeros(directions.shape)
+    num_values, width = directions.shape
+    sums = np.zeros((width + 1, num_values))
     centre, narrow = jax.device_put((about.astype(np.float32), directions.astype(np.float32)))
     guess = np.asarray(centre, np.float64)
-    size = min(BLOCK, len(rows))
+    size, under_way = min(BLOCK, len(rows)), np.zeros((), np.float32)
     for start in range(0, len(rows), size):
         block = np.asarray(rows[start : start + size], np.float32).reshape(-1, num_values)
         missing = size - len(block)
         if missing:  # rows at the centre add nothing, and keep the shape that is compiled for
             block = np.concatenate([block, np.broadcast_to(np.asarray(centre), (missing, num_values))])
-        for sums, found in zip((total, image), _block_scatter(block, centre, narrow), strict=True):
-            sums += np.asarray(found)
-    off = total / len(rows)
+        sums += np.asarray(under_way)
+        under_way = _block_scatter(block, centre, narrow)
+    sums += np.asarray(under_way)
+    image, off = sums[:-1].T, sums[-1] / len(rows)
     return guess + off, image - len(rows) * np.outer(off, off @ np.asarray(narrow, np.float64))
 
 
@@ -127,10 +134,14 @@ def _block_scatter(
     block: Float[Array | np.ndarray, "row value"],
     centre: Float[Array, "value"],
     directions: Float[Array, "value direction"],
-) -> tuple[Float[Array, "value"], Float[Array, "value direction"]]:
-    """The sum of centred rows, and their scatter matrix times directions."""
+) -> Float[Array, "direction+1 value"]:
+    """Directions times the scatter matrix of centred rows, and behind them the sum of these rows.
+
+    The sum is one more row of the product, and nothing large is transposed: twice as fast on a CPU.
+    """
     centred = jnp.asarray(block) - centre[None]
-    return centred.sum(axis=0), centred.T @ (centred @ directions)
+    scores = jnp.pad(centred @ directions, ((0, 0), (0, 1)), constant_values=1)
+    return jnp.einsum("rd,rv->dv", scores, centred)
 
 
 @jax.jit
