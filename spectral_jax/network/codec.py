@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,9 +16,9 @@ from jaxtyping import Array, Float
 
 from spectral_jax.basis import spectral
 from spectral_jax.basis.spectral import SpectralBasis
-from spectral_jax.network import networks
+from spectral_jax.network import networks, principal, residual
 from spectral_jax.network.networks import Network
-from spectral_jax.network.principal import Rows
+from spectral_jax.network.principal import Principal, Rows
 
 BATCH = 64  # meshes in a batch; 16 to 64 are within 30 % on two CPU cores, and a GPU needs many
 AHEAD = 2  # batches that are computed while an earlier one is fetched
@@ -43,7 +43,9 @@ class Trained(Protocol):
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["params", "basis", "constants"], meta_fields=["model"]
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "basis", "constants", "displacements"],
+    meta_fields=["model"],
 )
 @dataclass(frozen=True)
 class Codec:
@@ -64,12 +66,18 @@ class Codec:
     """SpectralBasis of the network's modes; None: the methods that take or return vertices raise ValueError."""
     constants: Any = None
     """Of a residual network."""
+    displacements: Principal | None = None
+    """The mean and the directions of a residual network in vertices, which decode to vertices without the modes."""
 
     @classmethod
     def of(cls, run: Trained) -> Codec:
         """Make the codec of a run, on the default device."""
         basis = None if run.basis is None else spectral.truncate(run.basis, run.model.config.modes)
-        return cls(run.model, *jax.device_put((run.params, basis, run.constants)))
+        codec = cls(run.model, *jax.device_put((run.params, basis, run.constants)))
+        if basis is None or run.constants is None:
+            return codec
+        fitted = residual.principal_of(run.constants)
+        return replace(codec, displacements=principal.in_vertices(fitted, codec.require_basis()))
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -158,7 +166,9 @@ def encode_vertices_batch(codec: Codec, vertices: Float[Array, "batch vertex 3"]
 @jax.jit
 def decode_vertices_batch(codec: Codec, latents: Float[Array, "batch latent"]) -> Float[Array, "batch vertex 3"]:
     """Vertices in metres of latents."""
-    return spectral.reconstruct(codec.require_basis(), decode_batch(codec, latents))
+    if codec.displacements is None:
+        return spectral.reconstruct(codec.require_basis(), decode_batch(codec, latents))
+    return principal.reconstruct(codec.displacements, decode_rows_batch(codec, latents))
 
 
 @jax.jit

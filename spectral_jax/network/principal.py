@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from spectral_jax.basis import spectral
+from spectral_jax.basis.spectral import SpectralBasis
 from spectral_jax.geometry.sampling import evenly_spaced
 
 BLOCK = 1024  # rows read at once, so that memory does not grow with their number
@@ -164,3 +166,9 @@ def reconstruct(principal: Principal, scores: Float[Array | np.ndarray, "row com
     components = principal.components[:count].reshape(count, principal.mean.size)
     flat = jnp.einsum("rc,cv->rv", scores, components, precision="highest")
     return jnp.reshape(flat, (len(scores), *principal.mean.shape)) + principal.mean[None]
+
+
+def in_vertices(principal: Principal, basis: SpectralBasis) -> Principal:
+    """Mean and components of coefficients (freq, 3) as vertices, metres, on the device."""
+    mean, components = (np.asarray(spectral.reconstruct(basis, part)) for part in principal[:2])
+    return jax.device_put(Principal(mean, components, principal.deviations))

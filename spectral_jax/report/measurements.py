@@ -177,7 +177,7 @@ def _measure_batch(
 ) -> _Batch:
     latents = encode_batch(codec, meshes)
     decoded = decode_batch(codec, latents)
-    errors = evaluate.method_errors_mm(codec.require_basis(), baselines, meshes, decoded, vertices)
+    errors = evaluate.method_errors_mm(codec, baselines, meshes, latents, vertices)
     part_mm = jnp.stack([errors_mm @ parts for errors_mm in errors], axis=1)
     projected = principal.reconstruct(baselines.fitted, principal.project(baselines.fitted, meshes))
     left = (meshes, meshes - decoded, meshes - projected)

@@ -22,7 +22,7 @@ from spectral_jax.data.recipes import DEMO_DATA
 from spectral_jax.files.progress import SILENT, Progress, track
 from spectral_jax.geometry.metrics import map_batches, summarise, vertex_errors_mm
 from spectral_jax.network import principal
-from spectral_jax.network.codec import Codec, decode_batch, encode_batch
+from spectral_jax.network.codec import Codec, decode_vertices_batch, encode_batch
 from spectral_jax.network.config import TITLES
 from spectral_jax.network.principal import Principal
 from spectral_jax.runs.opened import OpenedRun, open_run
@@ -136,8 +136,7 @@ class Baselines(NamedTuple):
     @classmethod
     def of(cls, fitted: Principal, basis: SpectralBasis) -> Baselines:
         """Both, on the device."""
-        mean, components = (np.asarray(spectral.reconstruct(basis, part)) for part in fitted[:2])
-        return jax.device_put(cls(fitted, Principal(mean, components, fitted.deviations)))
+        return cls(jax.device_put(fitted), principal.in_vertices(fitted, basis))
 
 
 def _summarise(codec: Codec, fitted: Principal | None, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Summary:
@@ -182,20 +181,19 @@ def _batch_errors_mm(
     vertices: Float[Array | np.ndarray, "batch vertex 3"],
 ) -> Float[Array, "batch method"]:
     """Mean vertex error of each mesh by each method of `method_errors_mm`."""
-    decoded = decode_batch(codec, encode_batch(codec, coefficients))
-    errors = method_errors_mm(codec.require_basis(), baselines, coefficients, decoded, vertices)
+    errors = method_errors_mm(codec, baselines, coefficients, encode_batch(codec, coefficients), vertices)
     return jnp.stack([errors_mm.mean(axis=1) for errors_mm in errors], axis=1)
 
 
 def method_errors_mm(
-    basis: SpectralBasis,
+    codec: Codec,
     baselines: Baselines | None,
     coefficients: Float[Array | np.ndarray, "batch freq 3"],
-    decoded: Float[Array, "batch freq 3"],
+    latents: Float[Array, "batch latent"],
     vertices: Float[Array | np.ndarray, "batch vertex 3"],
 ) -> list[Float[Array, "batch vertex"]]:
     """Vertex errors by the network, the basis alone and, given baselines, by the mean shape and PCA."""
-    found = [*jnp.split(spectral.reconstruct(basis, jnp.concatenate([decoded, coefficients])), 2)]
+    found = [decode_vertices_batch(codec, latents), spectral.reconstruct(codec.require_basis(), coefficients)]
     if baselines is not None:
         scores = principal.project(baselines.fitted, coefficients)
         found += [principal.reconstruct(baselines.displacements, x) for x in (scores[:, :0], scores)]

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from spectral_jax.basis import spectral
 from spectral_jax.data.coefficients import LazySplit
 from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.geometry.metrics import rigidly_aligned, vertex_errors_mm
-from spectral_jax.network.codec import Codec, decode_batch, encode_batch
+from spectral_jax.network.codec import Codec, reconstruct_batch
 from spectral_jax.runs.evaluate import NO_VERTICES, map_padded, read_batches
 from spectral_jax.runs.opened import OpenedRun
 
@@ -75,7 +74,7 @@ def _batch_errors_mm(
     vertices: Float[Array | np.ndarray, "batch vertex 3"],
 ) -> tuple[Float[Array, "batch vertex"], Float[Array, "batch"], Float[Array, "batch"]]:
     """Errors of the vertices, and of each mesh the means after alignment and of joints (0 without a regressor)."""
-    found = spectral.reconstruct(codec.require_basis(), decode_batch(codec, encode_batch(codec, coefficients)))
+    found = reconstruct_batch(codec, coefficients)
     aligned = vertex_errors_mm(rigidly_aligned(found, vertices), vertices).mean(axis=1)
     joints = jnp.zeros(len(found))
     if regressor is not None:

@@ -173,6 +173,13 @@ def test_every_command_takes_it(trained, spheres, tmp_path, capsys):
     assert "residual" in error
 
 
+def test_its_directions_give_the_vertices_that_its_modes_give(trained):
+    codec, latents = sj.Codec.of(trained), np.random.default_rng(0).standard_normal((5, 3), np.float32)
+    wanted = spectral.reconstruct(trained.basis, codec.decode(latents))
+    size = 128 * np.finfo(np.float32).eps * np.abs(wanted).max()  # sums of 96 directions, or of 32 modes of them
+    np.testing.assert_allclose(codec.decode_vertices(latents), wanted, atol=size)
+
+
 def test_the_metric_of_scores_is_that_of_coefficients(trained, spheres):
     codec = sj.Codec.of(trained)
     coefficients = np.stack([example.coefficients for example in sj.open_data(spheres).splits["test"]])[:2]
