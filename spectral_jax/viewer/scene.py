@@ -107,8 +107,9 @@ class Subject:
         middle, reach = latents.mean(axis=0), 3 * latents.std(axis=0) + 1e-3
         self.low, self.high = middle - reach, middle + reach
         modes = np.asarray(self.run.require_basis().modes)[:, : opened.num_modes]
-        boxed = [modes @ coefficients[i] for i in evenly_spaced(len(chosen), NUM_BOXED)]
-        corners = [[end(vertices, axis=0) for vertices in boxed] for end in (np.min, np.max)]
+        some = coefficients[np.array(evenly_spaced(len(chosen), NUM_BOXED))]
+        boxed = np.tensordot(modes, some, (1, 1))  # (vertex, mesh, 3), in one pass over the modes
+        corners = [end(boxed, axis=0) for end in (np.min, np.max)]
         self.box = np.stack([np.quantile(corner, q, axis=0) for corner, q in zip(corners, (0.1, 0.9), strict=True)])
 
     @property
