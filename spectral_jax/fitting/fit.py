@@ -25,7 +25,8 @@ NUM_TYPICAL = 32  # shapes that fits start from, beside the mean
 LATENTS_PER_START = 16  # of which a typical shape is the mean, at least
 NUM_SCORED = 256  # points by which starts are compared
 NUM_STARTS, NUM_FINALISTS = 48, 6  # starts that are tried coarsely, and those of them that are fitted to the end
-APART = 0.35  # radians between finalists, at least
+APART = 0.02  # mean distance of the vertices of two finalists, in diagonals, at least
+HOPELESS = 4.0  # times the smallest error after the coarse fit: beyond, none has become the best
 NEAR = 8  # faces near a point, among which the closest point is searched
 
 
@@ -124,7 +125,7 @@ def fit_scan(
     fitter = _Fitter(codec, prior, landmarks, at.astype(np.float32), scaled, progress)
     starts = fitter.starts(chosen, at)
     coarse, errors = fitter.run(starts, chosen, COARSE, "trying poses")
-    finalists = _distinct(np.asarray(coarse.rotation), errors)
+    finalists = _distinct(fitter.posed(coarse, COARSE.modes), errors, APART * fitter.size)
     fine, errors = fitter.run(jax.tree.map(lambda x: np.asarray(x)[finalists], coarse), chosen, FINE, "fitting")
     best = int(np.argmin(errors))
     fit = jax.tree.map(lambda x: np.asarray(x)[[best]], fine)
@@ -250,11 +251,12 @@ def _orientations(points: np.ndarray, mean: np.ndarray) -> np.ndarray:
     return np.concatenate([upright, principal, Rotation.create_group("I").as_matrix()])
 
 
-def _distinct(rotations: np.ndarray, errors: np.ndarray) -> list[int]:
-    """The indices of the smallest errors whose rotations are apart; filled up with the best, so shapes are the same."""
+def _distinct(shapes: np.ndarray, errors: np.ndarray, apart: float) -> list[int]:
+    """The indices of the smallest errors whose shapes are apart; filled up with the best, so batches are the same."""
     kept: list[int] = []
     for index in np.argsort(errors, kind="stable"):
-        cosines = [(np.trace(rotations[index].T @ rotations[other]) - 1) / 2 for other in kept]
-        if all(cosine < np.cos(APART) for cosine in cosines) and len(kept) < NUM_FINALISTS:
+        distances = [np.linalg.norm(shapes[index] - shapes[other], axis=1).mean() for other in kept]
+        hopeful = errors[index] <= HOPELESS * errors.min()
+        if hopeful and min(distances, default=np.inf) >= apart and len(kept) < NUM_FINALISTS:
             kept.append(int(index))
     return (kept + kept[:1] * NUM_FINALISTS)[: min(NUM_FINALISTS, len(errors))]

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from spectral_jax.basis import spectral
 from spectral_jax.fitting.closest import Closest, closest_points
-from spectral_jax.network.codec import Codec, decode_batch
+from spectral_jax.network.codec import Codec, decode_batch, decode_vertices_batch
 from spectral_jax.network.density import Gaussian
 
 WIDTH = 8.0  # of the robust square, in median distances: with 4, an arm far from its points never reached them
@@ -125,9 +125,11 @@ def refine(
 
 def _surface(codec: Codec, prior: Gaussian, code: Any, residual: Any, modes: int) -> Array:
     """Vertices (vertex, 3) of a code in the network's pose, of the first modes."""
-    latent = prior.mean + jnp.asarray(prior.factor) @ code
+    latent, basis = prior.mean + jnp.asarray(prior.factor) @ code, codec.require_basis()
+    if codec.displacements is not None:  # as fast for all modes
+        return decode_vertices_batch(codec, latent[None])[0] + spectral.reconstruct(basis, residual)
     coefficients = decode_batch(codec, latent[None])[0].at[: len(residual)].add(residual)
-    return spectral.reconstruct(codec.require_basis(), coefficients[:modes])
+    return spectral.reconstruct(basis, coefficients[:modes])
 
 
 def _turn(fit: Fit, vertices: Array) -> Array:
