@@ -236,3 +236,14 @@ def test_every_part_on_a_gpu_has_a_script_and_options_that_it_knows():
         for part in gpu.parts().values():
             options = [each for each in part.command + part.quick if each.startswith("--")]
             assert part.command[0] != script or all(f'"{each}"' in source for each in options), (script, options)
+
+
+def test_a_moved_mesh_has_no_error_of_edges_and_normals(sphere):
+    import smoothness
+
+    meshes = np.stack([sphere.vertices, 2 * sphere.vertices, -sphere.vertices]).astype(np.float64)
+    found = smoothness.errors(meshes + np.array([0.003, 0, 0.004]), meshes, sphere.faces)
+    np.testing.assert_allclose(found, np.tile([5, 0, 0], (3, 1)), atol=1e-4)
+    _, edge, normal = smoothness.errors(meshes[:1, :, [1, 0, 2]], meshes[:1], sphere.faces)[0]
+    assert edge > 100
+    assert normal > 45  # mirrored: most normals turn around

@@ -110,16 +110,19 @@ class ScoreAutoencoder(nn.Module):
 
     def _scores(self, rows: Array) -> Array:
         """The scores in training rows. Raises ValueError for rows of another length."""
-        if rows.shape[1:] != (self.config.directions + 1,):
-            raise ValueError(f"rows are (batch, {self.config.directions + 1}) for this network, not {rows.shape}")
-        return rows[:, :-1]
+        count = self.config.directions
+        if rows.shape[1:] not in ((count + 1,), (2 * count + 1,)):
+            raise ValueError(f"rows are (batch, {count + 1}) for this network, not {rows.shape}")
+        return rows[:, :count]
 
     def __call__(self, rows: Float[Array, "batch row"]) -> Float[Array, "batch row"]:
         """Encode and decode training rows: scores, and the norm of what the directions leave, which becomes zero.
 
-        The squared error of a row is that of the mesh's coefficients.
+        The squared error of a row is that of the mesh's coefficients. Rows for a weighted loss have more numbers of
+        what the directions leave (`training.scores`).
         """
-        return jnp.pad(self.decode_scores(self.encode_scores(self._scores(rows))), ((0, 0), (0, 1)))
+        decoded = self.decode_scores(self.encode_scores(self._scores(rows)))
+        return jnp.pad(decoded, ((0, 0), (0, rows.shape[1] - decoded.shape[1])))
 
 
 class ResidualAutoencoder(ScoreAutoencoder):

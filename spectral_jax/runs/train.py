@@ -19,7 +19,7 @@ from spectral_jax.runs import checkpoint, run
 from spectral_jax.runs.logs import RunLog
 from spectral_jax.runs.run import Run, RunConfig
 from spectral_jax.runs.snapshots import Snapshots
-from spectral_jax.training import devices, loop
+from spectral_jax.training import devices, loop, smoothness
 from spectral_jax.training.batches import FitData, num_steps
 from spectral_jax.training.config import RECIPES, Placement, Storage
 from spectral_jax.training.loop import TrainingUpdate
@@ -179,7 +179,8 @@ def train_run(
         ):
             bar.show(kept, "compiling")
             on_step = log.write_step if log and step_losses else None
-            options = {"storage": storage, "constants": constants, "on_step": on_step}
+            fixed = smoothness.with_metric(constants, run.load_basis(folder), config.model, config.train)
+            options = {"storage": storage, "constants": fixed, "on_step": on_step}
             for update in loop.fit(config.model, config.train, data, kept, **options):
                 position = update.position
                 validated = any("spatial_validation_loss" in figures for figures in update.figures.values())

@@ -44,6 +44,9 @@ class TrainConfig:
     loss: Loss = "squared"
     """What is minimised. squared: the mean squared error of the coefficients, as published. distance: the mean over
     meshes of the square root of that; with all modes, of the root mean square distance of the vertices."""
+    laplacian_weight: float = 0.0
+    """Weight of the Laplacian (smoothness) loss beside the loss of positions: the squared error of each mode counts
+    1 + weight * eigenvalue / mean eigenvalue times. 0: positions alone, as published."""
     mirror: bool = False
     """Use that mirror images of meshes are meshes too: SAE-LP trains on them as well, the residual network is made
     symmetric. The connectivity must be symmetric."""
@@ -65,6 +68,8 @@ class TrainConfig:
             raise ValueError(f"holdout must be at least 0, not {self.holdout}")
         if not 0 <= self.clip_norm < float("inf"):
             raise ValueError(f"clip norm must be at least 0, not {self.clip_norm}")
+        if not 0 <= self.laplacian_weight < float("inf"):
+            raise ValueError(f"laplacian weight must be at least 0, not {self.laplacian_weight}")
         if not 0 <= self.beta2 < 1:
             raise ValueError(f"beta2 must be at least 0 and below 1, not {self.beta2}")
         if self.schedule not in get_args(Schedule):

@@ -20,7 +20,7 @@ from spectral_jax.files import memory
 from spectral_jax.files.progress import SILENT, Progress
 from spectral_jax.geometry.sampling import evenly_spaced
 from spectral_jax.network.config import ModelConfig
-from spectral_jax.training import batches, devices, scores
+from spectral_jax.training import batches, devices, scores, smoothness
 from spectral_jax.training.batches import FitData, StreamedData
 from spectral_jax.training.config import Placement, Storage, TrainConfig
 
@@ -89,7 +89,9 @@ def read_fit_data(
     if constants is not None:
         own = devices.local_rows(count)
         blocks = (rows[start : min(start + coefficients.CHUNK, own.stop)] for start in own[:: coefficients.CHUNK])
-        train = batches.resident(scores.all_rows(constants, blocks), count, devices.data_mesh(), "float32")
+        weights = smoothness.mode_weights(data.basis, model, config)
+        weighted = None if weights is None else scores.weighted_directions(constants, weights)
+        train = batches.resident(scores.all_rows(constants, blocks, weighted), count, devices.data_mesh(), "float32")
         test, vertices = validation_meshes(data, model, held_out, progress)
         moved = scores.displacements(data.basis.modes[:, :modes], constants)
         return FitData(train, moved, scores.all_rows(constants, [test[:]]), vertices)

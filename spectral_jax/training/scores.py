@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jaxtyping import Array, Float
 
 from spectral_jax.basis import mirror
@@ -59,22 +60,63 @@ def _with_parity(
     return signs, orthonormal.T.reshape(components.shape).astype(np.float32)
 
 
+class WeightedDirections(NamedTuple):
+    """Principal directions under weights of modes: what turns the weighted error of coefficients into one of scores.
+
+    With the weights W, the directions V in rows, and what they leave of a mesh, r, the decoded scores s' are off by
+    (s' - s) V - r, whose weighted square is |(s' - s) L - b|^2 + (r W r - |b|^2), where V W V^T = L L^T and
+    b = r W V^T L^-T. The last term does not depend on s'.
+
+    Attributes:
+      dual: W V^T L^-T as (column, freq, 3).
+      metric: of rows with the scores s, the root of the last term, and b.
+    """
+
+    weights: Float[np.ndarray, "freq"]
+    dual: Float[np.ndarray, "column freq 3"]
+    metric: Float[np.ndarray, "row column"]
+
+
+def weighted_directions(constants: dict[str, Any], weights: Float[np.ndarray, "freq"]) -> WeightedDirections:
+    """The principal directions of a residual network under weights of modes."""
+    directions = np.asarray(constants["directions"], np.float64)
+    count = len(directions)
+    moved = (directions * weights[:, None]).reshape(count, -1)
+    lower = np.linalg.cholesky(directions.reshape(count, -1) @ moved.T)
+    dual = scipy.linalg.solve_triangular(lower, moved, lower=True).reshape(directions.shape)
+    whole = np.block([[lower, np.zeros((count, 1))], [np.zeros((1, count)), 1], [np.eye(count, count + 1)]])
+    return WeightedDirections(*(array.astype(np.float32) for array in (weights, dual, whole)))
+
+
 @jax.jit
 def to_rows(
-    principal_components: Principal, coefficients: Float[Array | np.ndarray, "mesh freq 3"]
+    principal_components: Principal,
+    coefficients: Float[Array | np.ndarray, "mesh freq 3"],
+    weighted: WeightedDirections | None = None,
 ) -> Float[Array, "mesh row"]:
-    """The training rows of meshes: their scores, and the norm of what the directions leave of them."""
+    """The training rows of meshes: their scores, and the norm of what the directions leave of them.
+
+    For a weighted loss also what that shares with the directions, as `WeightedDirections` says.
+    """
     scores = principal.project(principal_components, coefficients)
     left = coefficients - principal.reconstruct(principal_components, scores)
-    norm = jnp.sqrt(jnp.sum(jnp.square(left), axis=(1, 2)))
-    return jnp.concatenate([scores, norm[:, None]], axis=1)
+    if weighted is None:
+        norm = jnp.sqrt(jnp.sum(jnp.square(left), axis=(1, 2)))
+        return jnp.concatenate([scores, norm[:, None]], axis=1)
+    shared = jnp.einsum("bfc,sfc->bs", left, weighted.dual, precision="highest")
+    whole = jnp.sum(jnp.square(left) * weighted.weights[None, :, None], axis=(1, 2))
+    rest = jnp.sqrt(jnp.maximum(whole - jnp.sum(jnp.square(shared), axis=1), 0))
+    return jnp.concatenate([scores, rest[:, None], shared], axis=1)
 
 
-def all_rows(constants: dict[str, Any], blocks: Iterable[Array | np.ndarray]) -> Float[np.ndarray, "mesh row"]:
+def all_rows(
+    constants: dict[str, Any], blocks: Iterable[Array | np.ndarray], weighted: WeightedDirections | None = None
+) -> Float[np.ndarray, "mesh row"]:
     """The training rows of blocks of coefficients, one block after the other."""
-    components = jax.device_put(residual.principal_of(constants))
-    rows = [np.asarray(to_rows(components, block)) for block in blocks]
-    return np.concatenate(rows) if rows else np.zeros((0, len(constants["scales"]) + 1), np.float32)
+    components, weighted = jax.device_put((residual.principal_of(constants), weighted))
+    rows = [np.asarray(to_rows(components, block, weighted)) for block in blocks]
+    width = len(constants["scales"]) + 1 if weighted is None else len(weighted.metric)
+    return np.concatenate(rows) if rows else np.zeros((0, width), np.float32)
 
 
 def displacements(modes: Float[Array | np.ndarray, "vertex freq"], constants: dict[str, Any]) -> Principal:

@@ -49,8 +49,8 @@ def loss_and_gradient(
 
     The squared loss is the mean squared error over all batch * freq * 3 coefficients (paper equation 4). Rows are those
     of `networks.trained_part`; scores give the same loss as the coefficients that they belong to. With weights, the
-    loss is the sum over meshes of weight times error. A batch larger than `microbatch_size` is processed in parts,
-    whose losses and gradients are summed.
+    loss is the sum over meshes of weight times error. The constants may hold the metric of `training.smoothness`. A
+    batch larger than `microbatch_size` is processed in parts, whose losses and gradients are summed.
     """
     if isinstance(model, SpectralAutoencoder):
         model = model.clone(custom_backward=True)
@@ -63,7 +63,7 @@ def loss_and_gradient(
             params, inputs, fixed = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, rows, constants))
         with jax.default_matmul_precision("highest") if precision == "highest" else contextlib.nullcontext():
             decoded: Any = model.apply(networks.variables(params, fixed), inputs)
-        squared = jnp.square(decoded.astype(rows.dtype) - rows)
+        squared = jnp.square(_weighted(decoded.astype(rows.dtype) - rows, (constants or {}).get("metric")))
         error = squared.sum(axis=tuple(range(1, rows.ndim))) / (3 * model.config.modes)
         if kind == "distance":  # the root has no derivative at zero
             error = jnp.sqrt(jnp.maximum(error, LEAST_SQUARED))
@@ -80,6 +80,13 @@ def loss_and_gradient(
     weights = jnp.pad(weights, (0, missing)).reshape(parts, -1)
     zeros = jnp.zeros((), weights.dtype), jax.tree.map(jnp.zeros_like, params)
     return lax.scan(add, zeros, (rows, weights))[0]
+
+
+def _weighted(errors: Array, metric: Any) -> Array:
+    """Errors of rows as the loss squares them (`training.smoothness`)."""
+    if metric is None:
+        return errors
+    return metric[None, :, None] * errors if metric.ndim == 1 else jnp.matmul(errors, metric, precision="highest")
 
 
 def train_step(
@@ -115,6 +122,8 @@ def step_in_loop(
     axis: str | None = None,
 ) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
     """`train_step` on a state of `for_loop`, with its `unravel`."""
+    if config.laplacian_weight and "metric" not in (constants or {}):
+        raise ValueError(f"laplacian weight {config.laplacian_weight} needs constants of smoothness.with_metric")
     loss, tree = loss_and_gradient(
         model, swap_kernels(state.params), rows, weights, config.precision, config.loss, constants
     )

@@ -49,16 +49,22 @@ def test_the_untrained_network_is_pca(count, directions):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("weights", [None, np.linspace(1, 9, 12)])
 @pytest.mark.parametrize("kind", ["squared", "distance"])
-def test_loss_and_gradient_on_scores_are_those_on_coefficients(kind):
+def test_loss_and_gradient_on_scores_are_those_on_coefficients(kind, weights):
+    """Also where modes have weights: what the directions leave then counts differently for each mesh."""
     coefficients, held_out = meshes(30, 12), meshes(10, 12, seed=5)
     config, params, constants = fitted(coefficients, 8)  # of 29: the rest is in the last column of the rows
     params, network = moved(params), networks.build(config)
-    rows = jnp.asarray(scores.all_rows(constants, [held_out]))
-    assert rows.shape == (10, 9)
+    weighted = None if weights is None else scores.weighted_directions(constants, weights)
+    rows, fixed = jnp.asarray(scores.all_rows(constants, [held_out], weighted)), constants
+    assert rows.shape == (10, 9 if weighted is None else 17)
     with jax.default_matmul_precision("highest"):
+        if weighted is not None:
+            constants = constants | {"metric": np.sqrt(weights).astype(np.float32)}
+            fixed = constants | {"metric": weighted.metric}
         loss, gradient = loss_and_gradient(network, params, held_out, None, "highest", kind, constants)
-        on_scores = loss_and_gradient(networks.trained_part(network), params, rows, None, "highest", kind, constants)
+        on_scores = loss_and_gradient(networks.trained_part(network), params, rows, None, "highest", kind, fixed)
     np.testing.assert_allclose(on_scores[0], loss, rtol=1e-5)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient))
     for ours, theirs in zip(jax.tree.leaves(on_scores[1]), jax.tree.leaves(gradient), strict=True):
