@@ -16,8 +16,8 @@ from spectral_jax.fitting.fit import fit_prior, fit_scan
 from spectral_jax.geometry.alignment import align
 from spectral_jax.geometry.sampling import evenly_spaced
 from spectral_jax.geometry.scans import Scan, sample
-from spectral_jax.runs.opened import open_run
-from spectral_jax.runs.scans import read_latents
+from spectral_jax.runs.opened import encode_some, open_run
+from spectral_jax.runs.scans import NUM_LATENTS
 
 POINTS, NOISE = 5000, 0.002
 KINDS = ("view", "ball")
@@ -64,7 +64,7 @@ def main() -> None:
     announce()
     opened = open_run(options.run, options.data)
     codec, faces, test = opened.codec, np.asarray(opened.basis.faces), opened.data.splits["test"]
-    prior = fit_prior(read_latents(opened))
+    prior = fit_prior(encode_some(opened, NUM_LATENTS).latents)
     mean = codec.decode_vertices([np.asarray(prior.density.mean)])[0].astype(np.float64)
     row = table(f"{options.run}: mm", "missing", "mesh", "network", "fit", "ratio", "rigid mean", "seconds", "cpu s")
     found = {kind: [] for kind in KINDS}

@@ -25,7 +25,6 @@ Method = Literal["spatial", "latent", "spherical", "geodesic"]
 METHODS: tuple[Method, ...] = ("spatial", "latent", "spherical", "geodesic")
 GEODESIC = ("straight_energy", "energy", "converged", "iterations")  # fields of a geodesic that are kept
 LABELS = ("pairs", "from", "to", "method")  # what identifies a row of measures
-MOST_ENCODED = 4096  # meshes that a density of latents is fitted to
 NUM_CANDIDATES = 20  # pairs drawn for each one compared, among which the farthest apart are compared too
 
 
@@ -186,20 +185,17 @@ class Sample:
         import jax
 
         from spectral_jax.basis import spectral
-        from spectral_jax.data.coefficients import LazyCoefficients
         from spectral_jax.geometry.mesh import Mesh, write_mesh
-        from spectral_jax.geometry.sampling import evenly_spaced
         from spectral_jax.network import density
+        from spectral_jax.runs.opened import encode_some
 
         if self.count < 1:
             raise ValueError(f"--count must be at least 1, not {self.count}")
         if self.out.exists() and any(self.out.iterdir()) and not self.overwrite:
             raise ValueError(f"{self.out} is not empty; --overwrite replaces its files")
         opened = open_run(self.run, self.data)
-        chosen = np.array(evenly_spaced(len(opened.data.records("train")), MOST_ENCODED))
         with Bars() as bars:
-            train = LazyCoefficients(opened.data, "train", opened.num_modes, bars, chosen)
-            encoded = opened.codec.encode(train)
+            encoded = encode_some(opened, progress=bars).latents
         fit = density.fit_mixture if self.density == "mixture" else density.fit_gaussian
         with console.status(f"fitting: {self.density}"):
             fitted = fit(encoded)

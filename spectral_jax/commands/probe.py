@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spectral_jax.commands.console import Bars, check_free, console
-from spectral_jax.commands.interpolate import MOST_ENCODED, write_coefficients
+from spectral_jax.commands.interpolate import write_coefficients
 from spectral_jax.commands.network import Checkpoint, open_run
 from spectral_jax.files import atomic, safe_files
 from spectral_jax.geometry.mesh import MOST_BYTES
@@ -45,9 +45,11 @@ class Probe:
 
     def __call__(self) -> None:
         from spectral_jax.network import probing
+        from spectral_jax.runs.opened import encode_some
 
         opened = open_run(self.run, self.data, self.checkpoint)
-        rows, examples, latents = encode_some(opened, self.split)
+        with Bars() as bars:
+            rows, examples, latents = encode_some(opened, split=self.split, progress=bars)
         known = labels_of(examples) | (read_labels(self.labels, opened, self.split, rows) if self.labels else {})
         groups = [f"{example.dataset}/{example.identity}/{example.file}" for example in examples]
         owners = [example.identity for example in examples]
@@ -93,33 +95,16 @@ class Swap:
 
     def __call__(self) -> None:
         from spectral_jax.network import probing
-        from spectral_jax.runs.opened import read_coefficients
+        from spectral_jax.runs.opened import encode_some, read_coefficients
 
         check_free(self.out, self.overwrite)
         opened = open_run(self.run, self.data)
         ends = [read_coefficients(opened, text, self.split, self.max_file_bytes) for text in (self.pose, self.identity)]
-        _, examples, latents = encode_some(opened, "train")
+        with Bars() as bars:
+            _, examples, latents = encode_some(opened, progress=bars)
         separation = probing.separate(latents, [example.identity for example in examples])
         swapped = probing.swap(separation, *opened.codec.encode(np.stack(ends)))
         write_coefficients(self.out, opened, opened.codec.decode(swapped[None])[0])
-
-
-def encode_some(opened: OpenedRun, split: str) -> tuple[list[int], list[Example], np.ndarray]:
-    """At most 4,096 meshes of a split, spread evenly: their indices, what is known of them, and their latents."""
-    from spectral_jax.files.progress import track
-    from spectral_jax.geometry.sampling import evenly_spaced
-
-    records, known = opened.data.records(split), []
-    rows = evenly_spaced(len(records), MOST_ENCODED)
-
-    def coefficients():
-        for row in track(rows, bars, f"encoding {split}"):
-            example = records[row]
-            known.append(example._replace(coefficients=None, vertices=None))
-            yield example.coefficients[: opened.num_modes]
-
-    with Bars() as bars:
-        return rows, known, opened.codec.encode(coefficients())
 
 
 def labels_of(examples: list[Example]) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,6 +21,7 @@ from spectral_jax.network.codec import Codec
 from spectral_jax.runs import run as runs
 from spectral_jax.runs.run import Run
 
+MOST_ENCODED = 4096  # meshes whose latents tell enough of a split
 NUM_REFERENCES = 256  # meshes of a split that the meshes of a path are compared with
 
 
@@ -94,6 +96,42 @@ def read_coefficients(
     found, expected = (mesh.connectivity(f, len(v)) for v, f in (loaded, (whole, faces)))
     mesh.check_connectivity(found, expected, (source, str(opened.run.path)))
     return np.asarray(spectral.project(basis, spectral.without_unused(basis, loaded.vertices)))[: opened.num_modes]
+
+
+class EncodedMeshes(NamedTuple):
+    """Meshes of a split and their latents.
+
+    Attributes:
+      indices: of the meshes, in the split.
+      examples: what is known of them, without coefficients and vertices.
+      latents: of the meshes.
+    """
+
+    indices: list[int]
+    examples: list[Example]
+    latents: Float[np.ndarray, "mesh latent"]
+
+
+def encode_some(
+    opened: OpenedRun, most: int = MOST_ENCODED, split: str = "train", progress: Progress = SILENT
+) -> EncodedMeshes:
+    """Encode at most so many meshes of a split, spread evenly over it, batch by batch.
+
+    Raises ValueError when there is no such split, or for a mesh with a value that is not finite.
+    """
+    records, known = opened.data.records(split), []
+    indices = evenly_spaced(len(records), most)
+
+    def coefficients() -> Iterator[np.ndarray]:
+        for index in track(indices, progress, f"encoding {split}"):
+            found = records[index]
+            if not np.isfinite(found.coefficients).all():
+                where = f"{opened.data.path}: mesh {index} of the {split} split ({found.file})"
+                raise ValueError(f"{where} has values that are not finite")
+            known.append(found._replace(coefficients=None, vertices=None))
+            yield found.coefficients[: opened.num_modes]
+
+    return EncodedMeshes(indices, known, opened.codec.encode(coefficients()))
 
 
 class ReferenceMeshes(NamedTuple):

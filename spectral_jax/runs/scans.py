@@ -15,17 +15,15 @@ import trimesh
 from jaxtyping import Float
 
 from spectral_jax.basis import spectral
-from spectral_jax.data.coefficients import LazyCoefficients
 from spectral_jax.files import atomic
 from spectral_jax.files.progress import SILENT, Progress, track
 from spectral_jax.fitting.closest import closest_points, near_faces
 from spectral_jax.fitting.fit import FittedScan, fit_prior, fit_scan
 from spectral_jax.geometry import scans
 from spectral_jax.geometry.mesh import MOST_BYTES, Mesh
-from spectral_jax.geometry.sampling import evenly_spaced
 from spectral_jax.geometry.scans import METRES, Unit
 from spectral_jax.runs import latents
-from spectral_jax.runs.opened import OpenedRun
+from spectral_jax.runs.opened import OpenedRun, encode_some
 
 NUM_LATENTS = 2048  # train meshes whose latents give the prior
 NEAR = 32  # faces near a point, among which the closest point is searched for the errors
@@ -59,12 +57,6 @@ class ScanErrors:
     scale: float
 
 
-def read_latents(opened: OpenedRun, progress: Progress = SILENT) -> Float[np.ndarray, "mesh latent"]:
-    """The latents of the train split, or of 2,048 of its meshes. Raises ValueError when there is none."""
-    train = LazyCoefficients(opened.data, "train", opened.num_modes, progress)
-    return opened.codec.encode(train[np.array(evenly_spaced(len(train), NUM_LATENTS))])
-
-
 def fit_scans(
     opened: OpenedRun,
     paths: Sequence[Path],
@@ -83,7 +75,7 @@ def fit_scans(
         raise ValueError(f"two scans are called {twice}, so their results would be, too: fit them into two folders")
     if landmarks and len(landmarks) != len(paths):
         raise ValueError(f"{len(landmarks)} files of landmarks for {len(paths)} scans: give one for each scan, or none")
-    prior = fit_prior(read_latents(opened, progress))
+    prior = fit_prior(encode_some(opened, NUM_LATENTS, progress=progress).latents)
     mean = opened.codec.decode_vertices([np.asarray(prior.density.mean)])[0]
     for path in paths:
         _read(path, mean, options)
