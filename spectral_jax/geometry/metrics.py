@@ -31,7 +31,11 @@ def vertex_errors_mm(
 def rigidly_aligned(
     vertices: Float[Array | np.ndarray, "batch vertex 3"], target: Float[Array | np.ndarray, "batch vertex 3"]
 ) -> Float[Array, "batch vertex 3"]:
-    """Meshes moved and turned, not mirrored, onto others with the least squared distances (Kabsch 1976)."""
+    """Meshes moved and turned, not mirrored, onto others with the least squared distances (Kabsch 1976).
+
+    `alignment.align` computes the same for one mesh on the host in float64, as datasets need it, and refuses degenerate
+    ones. This is for batches of errors on the device in float32; sharing the three lines would tie them to one library.
+    """
     aim = target.mean(axis=1, keepdims=True)
     centred = vertices - vertices.mean(axis=1, keepdims=True)
     left, _, right = jnp.linalg.svd(jnp.einsum("bvi,bvj->bij", target - aim, centred, precision="highest"))
