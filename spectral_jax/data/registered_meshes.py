@@ -135,8 +135,7 @@ class PlacedMeshes:
         """The placed vertices of the meshes from item `start` on."""
         for index in range(start, len(self.items)):
             item = self.items[index]
-            for frame, vertices in sequences.read(item, self.template):
-                placed = sequences.normalise(vertices[None, self.used], **self.placement)[0]
+            for frame, placed in sequences.read_placed(item, self.template, self.used, self.placement):
                 yield index, Row("mesh", (placed,), (item.identity, self.dataset, item.name, frame, ""))
 
 

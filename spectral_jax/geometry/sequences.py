@@ -5,13 +5,13 @@ from __future__ import annotations
 import glob
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from spectral_jax import extras
 from spectral_jax.files import safe_files
@@ -142,7 +142,28 @@ def read(item: Item, template: Mesh) -> Iterator[tuple[int, Float[np.ndarray, "v
             raise OtherConnectivity(f"{where}: {len(vertices)} vertices, the template has {len(template.vertices)}")
         if frame == 0 and faces is not None:
             _check_connectivity(proper_faces(faces), template, where)
-        yield frame, _finite(vertices, f"{where}: frame {frame}" if suffix in SEQUENCES else where)
+        yield frame, _finite(vertices, _place(item, frame))
+
+
+def read_placed(
+    item: Item, template: Mesh, used: Int[np.ndarray, "used"], placement: Mapping[str, Any]
+) -> Iterator[tuple[int, Float[np.ndarray, "used 3"]]]:
+    """`read`, with the used vertices of each mesh as `normalise` places them by the arguments `placement`.
+
+    Raises also ValueError, naming file and frame, for a mesh that cannot be placed: it may be degenerate.
+    """
+    for frame, vertices in read(item, template):
+        try:
+            placed = normalise(vertices[None, used], **placement)[0]
+        except ValueError as error:
+            raise ValueError(f"{_place(item, frame)}: {error}") from error
+        yield frame, placed
+
+
+def _place(item: Item, frame: int) -> str:
+    """Where a mesh was read from, for errors."""
+    where = str(item.path / item.key)
+    return f"{where}: frame {frame}" if suffix_of(item.path) in SEQUENCES else where
 
 
 def normalise(

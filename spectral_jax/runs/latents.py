@@ -108,13 +108,14 @@ def read_meshes(
     """
     basis = run.require_basis()
     template = Mesh(*spectral.with_unused(basis, np.zeros((basis.num_vertices, 3), np.float32)))
+    unused = [] if basis.unused is None else np.asarray(basis.unused.indices)
+    used = np.delete(np.arange(len(template.vertices)), unused)
     dataset = (path if path.is_dir() else path.parent).absolute().name
 
     def rows() -> Iterator[tuple[Label, np.ndarray]]:
         try:
             for item in track(sequences.find(path, max_bytes), progress, "encoding"):
-                for frame, vertices in sequences.read(item, template):
-                    placed = sequences.normalise(spectral.without_unused(basis, vertices)[None], **placement)[0]
+                for frame, placed in sequences.read_placed(item, template, used, placement):
                     yield Label(item.identity, dataset, item.name, frame, ""), placed
         except ValueError as error:
             error.add_note(f"the template is the mesh of {run.path}")

@@ -122,7 +122,7 @@ def test_meshes_are_placed_as_those_of_the_runs_dataset(trained_run, codec, test
     assert main(["encode", str(mesh), str(tmp_path / "e.npz"), "--run", str(placed), *options]) == 0
 
 
-def test_meshes_are_aligned_as_those_of_the_runs_dataset(trained_run, codec, test_split, tmp_path):
+def test_meshes_are_aligned_as_those_of_the_runs_dataset(trained_run, codec, test_split, tmp_path, capsys):
     faces, data = np.asarray(codec.basis.faces), tmp_path / "data"
     data.mkdir()
     made = {"recipe": "meshes", "center": "centroid", "scale": 1.0, "up": "y", "align": "rigid"}
@@ -138,6 +138,10 @@ def test_meshes_are_aligned_as_those_of_the_runs_dataset(trained_run, codec, tes
     np.testing.assert_allclose(a, b, atol=network_rounding(np.maximum(np.abs(a), 1)))
     as_it_is = encode(tmp_path / "b.ply", tmp_path / "c.npz", trained_run)["latents"]
     assert np.abs(as_it_is - a).max() > 10 * np.abs(b - a).max()
+    flat = np.stack([test_split.vertices[0], np.ones_like(test_split.vertices[0])])
+    np.savez(tmp_path / "flat.npz", vertices=flat, faces=faces)
+    assert main(["encode", str(tmp_path / "flat.npz"), str(tmp_path / "d.npz"), "--run", str(aligned)]) == 2
+    assert "flat.npz: frame 1: 162 points do not determine a rotation" in capsys.readouterr().err
 
 
 def test_latents_of_the_published_system_in_its_own_layout(tmp_path):

@@ -1,6 +1,7 @@
 """Datasets of registered meshes: their splits, their placement, and the formats they come in."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -90,6 +91,17 @@ def test_aligned_meshes_do_not_depend_on_where_and_how_they_stood(people, tmp_pa
         again = align(a.vertices, template, scaled=True)
         np.testing.assert_allclose(again.rotation, np.eye(3), atol=1e-5)
         assert again.scale == pytest.approx(1, abs=1e-5)
+
+
+def test_a_mesh_that_cannot_be_aligned_is_named(people, tmp_path):
+    copied = shutil.copytree(people, tmp_path / "people")
+    last = sorted(copied.rglob("*.ply"))[-1]
+    vertices, faces = read_mesh(last)
+    write_mesh(last, Mesh(vertices * np.array([1, 0, 0], np.float32), faces))
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(str(last))}: {len(vertices)} points do not determine a rotation"
+    ):
+        build_meshes(copied, tmp_path / "out", align="rigid", modes=12)
 
 
 @pytest.mark.parametrize(
