@@ -36,8 +36,8 @@ class View:
     """First show the interpolation between the meshes of these two indices instead."""
     amount: float = 0.5
     """The position along that interpolation, 0 to 1."""
-    method: Literal["latent", "spherical", "geodesic"] = "latent"
-    """Its method in latent space."""
+    method: Literal["latent", "spherical", "geodesic", "identity"] = "latent"
+    """Its method in latent space. identity: from the first mesh to its pose with the identity of the second."""
     backend: Literal["web", "polyscope"] = "web"
     """web: a page for web browsers. polyscope: a window."""
     port: int = 8080

@@ -16,18 +16,20 @@ from spectral_jax.basis import spectral
 from spectral_jax.data.dataset import Data, Example
 from spectral_jax.geometry.metrics import vertex_errors_mm
 from spectral_jax.geometry.sampling import evenly_spaced
+from spectral_jax.network import probing
 from spectral_jax.network.codec import Codec
 from spectral_jax.paths import interpolate
-from spectral_jax.runs.opened import OpenedRun, example
+from spectral_jax.runs.opened import OpenedRun, encode_some, example
 from spectral_jax.runs.run import Run
 
 Show = Literal["reconstruction", "interpolation", "latent walk"]
 Through = Literal["network", "basis alone"]
 Layout = Literal["beside", "overlaid"]
-Method = Literal["latent", "spherical", "geodesic"]
+Method = Literal["latent", "spherical", "geodesic", "identity"]
 
 NUM_ENCODED = 64  # meshes of the train split that the ranges of latents come from
 NUM_BOXED = 32  # of them, meshes that the size of a mesh's place comes from
+NUM_SEPARATED = 1024  # of them, meshes that tell identity from pose
 NUM_PAIRED = 256  # meshes of a split among which pairs are found
 NUM_CACHED = 64  # samples, and geodesics, kept of a run
 GEODESIC_POINTS = 16
@@ -96,7 +98,7 @@ class Subject:
     box: Float[np.ndarray, "2 3"]
 
     def __init__(self, opened: OpenedRun):
-        self.run, self.data, self.codec = opened.run, opened.data, opened.codec
+        self._opened, self.run, self.data, self.codec = opened, opened.run, opened.data, opened.codec
         self._cached_sample = functools.lru_cache(NUM_CACHED)(self._read_sample)
         self._cached_geodesic = functools.lru_cache(NUM_CACHED)(self._find_geodesic)
         train = "train" if "train" in self.data.splits else next(iter(self.data.splits))
@@ -116,6 +118,12 @@ class Subject:
     def faces(self) -> Int[np.ndarray, "face 3"]:
         """Faces of all its meshes."""
         return np.asarray(self.run.require_basis().faces)
+
+    @functools.cached_property
+    def separation(self) -> probing.Separation:
+        """Identity and pose in latents; it takes seconds when first asked for. Raises ValueError as `separate` does."""
+        found = encode_some(self._opened, NUM_SEPARATED)
+        return probing.separate(found.latents, [each.identity for each in found.examples])
 
     def mesh(self, split: str, index: int) -> Sample:
         """A mesh of a split. Raises ValueError when there is no such split or index, or a value is not finite."""
@@ -235,8 +243,10 @@ def _compose_interpolation(subject: Subject, choice: Choice) -> Picture:
     if choice.method == "geodesic":
         latent = interpolate.spline(subject.geodesic(choice.split, choice.start, choice.end), amounts)
     else:
-        between = interpolate.straight if choice.method == "latent" else interpolate.spherical
-        latent = between(start.latent, end.latent, amounts)
+        between = interpolate.spherical if choice.method == "spherical" else interpolate.straight
+        swapped = choice.method == "identity"  # the pose of the first mesh with the identity of the last
+        last = probing.swap(subject.separation, start.latent, end.latent) if swapped else end.latent
+        latent = between(start.latent, last, amounts)
     spatial = interpolate.straight(start.coefficients, end.coefficients, amounts)
     coefficients = np.concatenate([subject.codec.decode(latent), spatial])
     moved, straight = shapes(subject.codec, coefficients, choice.modes)

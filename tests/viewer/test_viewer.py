@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import viser
 from spectral_jax import cli
 from spectral_jax.basis import spectral
 from spectral_jax.geometry.mesh import read_mesh
+from spectral_jax.network import probing
 from spectral_jax.runs.opened import OpenedRun, open_run
 from spectral_jax.viewer import origins, panel, scene, web
 from spectral_jax.viewer.scene import Choice, Gallery
@@ -124,6 +126,24 @@ def test_an_interpolation_ends_at_the_ends(subject, method, amount):
     np.testing.assert_array_equal((start, end)[amount].vertices, sample.vertices)
     assert start.opacity < 1
     assert end.opacity < 1
+
+
+def test_an_identity_changes_and_the_pose_stays(subject):
+    """At the end of the path is what `swap` makes of the two meshes."""
+    data = subject.data
+    train = [each._replace(identity=f"person {i % 3}") for i, each in enumerate(data.splits["train"])]
+    people = dataclasses.replace(data, splits={"train": train, "test": data.splits["test"]})
+    other = scene.Subject(OpenedRun(subject.run, people))
+    chosen = Choice(show="interpolation", start=2, end=5, amount=1.0, method="identity")
+    separation = probing.separate(
+        other.codec.encode(np.stack([each.coefficients for each in train])), [each.identity for each in train]
+    )
+    swapped = probing.swap(separation, subject.mesh("test", 2).latent, subject.mesh("test", 5).latent)
+    way = scene.compose(other, chosen).layers[0]
+    assert way.name == "identity"
+    np.testing.assert_allclose(way.vertices, other.codec.decode_vertices(swapped[None])[0], atol=1e-3)
+    with pytest.raises(ValueError, match="44 meshes of 1 identities"):
+        scene.compose(subject, chosen)
 
 
 def test_a_walk_starts_at_the_mesh_and_goes_where_the_latent_says(subject):
