@@ -29,7 +29,7 @@ Method = Literal["latent", "spherical", "geodesic", "identity"]
 
 NUM_ENCODED = 64  # meshes of the train split that the ranges of latents come from
 NUM_BOXED = 32  # of them, meshes that the size of a mesh's place comes from
-NUM_SEPARATED = 1024  # of them, meshes that tell identity from pose
+NUM_SEPARATED = 512  # of them, meshes that tell identity from pose
 NUM_PAIRED = 256  # meshes of a split among which pairs are found
 NUM_CACHED = 64  # samples, and geodesics, kept of a run
 GEODESIC_POINTS = 16
