@@ -1,6 +1,7 @@
 """Shapes are checked in tests: every public annotation of spectral_jax is enforced, rank promotion is an error."""
 
 import ctypes.util
+import gc
 import importlib.util
 import os
 
@@ -23,8 +24,12 @@ from spectral_jax.training.devices import add_xla_flags
 # and half of the suite's time would be XLA's, were its code to be as fast as a user's: `XLA_FLAGS= make test` has that
 if "XLA_FLAGS" not in os.environ:
     add_xla_flags("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")
+    add_xla_flags("--xla_cpu_parallel_codegen_split_count=1")  # a program in parts takes longer, and no core is free
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+gc.freeze()  # modules and their functions stay until the end: searching them for garbage took a twentieth of the time
+gc.set_threshold(50_000, 20, 100)
 
 # What a test may need that pip does not bring: how to tell whether it is here, and what to do where it is not.
 NEEDS = {

@@ -121,7 +121,7 @@ def train(
         params, coefficients, modes, vertices = jax.tree.map(
             lambda x: jnp.asarray(x, dtype), (params, coefficients, modes, vertices)
         )
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        zeros = jax.jit(optax.tree.zeros_like)(params)
         start = jnp.zeros((), jnp.int32)
         state = TrainState(params, optax.ScaleByAdamState(start, zeros, zeros), start)
         batches = [coefficients[i : i + size] for i in range(0, len(coefficients), size)]

@@ -202,16 +202,14 @@ def specificity_mm(
             "specificity needs random meshes, train meshes and candidates, not "
             f"{len(samples)}, {len(train)} and {candidates}"
         )
-    modes, samples = jnp.asarray(modes), jnp.asarray(samples)
-    rows = _nearest(samples, train, min(candidates, len(train)), progress)
-    starts = range(0, rows.size, PAIRS)
-    owners, others = np.repeat(np.arange(len(rows)), rows.shape[1]), rows.ravel()
-    apart_mm = np.concatenate(
-        [
-            _distances_mm(modes, samples[owners[start : start + PAIRS]], train[others[start : start + PAIRS]])
-            for start in track(starts, progress, "comparing vertices")
-        ]
-    )
+    modes, samples = jnp.asarray(modes), np.asarray(samples)
+    rows = _nearest(jnp.asarray(samples), train, min(candidates, len(train)), progress)
+    order = np.argsort(rows, axis=None, kind="stable")  # pairs with one train mesh follow each other: it is read once
+    apart_mm = np.empty(rows.size, np.float32)
+    for start in track(range(0, rows.size, PAIRS), progress, "comparing vertices"):
+        pairs = order[start : start + PAIRS]
+        others, which = np.unique(rows.ravel()[pairs], return_inverse=True)
+        apart_mm[pairs] = _distances_mm(modes, samples[pairs // rows.shape[1]], train[others][which])
     return float(apart_mm.reshape(rows.shape).min(axis=1).mean(dtype=np.float64))
 
 

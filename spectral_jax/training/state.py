@@ -96,12 +96,13 @@ class TrainingProgress(NamedTuple):
     """Totals of those steps."""
 
 
+_zeros_like = jax.jit(optax.tree.zeros_like)  # one program, not one for each shape of a parameter
+
+
 def init_state(model_config: ModelConfig, config: TrainConfig) -> TrainState:
     """The state before the first step; it depends on the seed alone."""
     params = init_params(model_config, jax.random.key(config.seed))
-    adam = optax.ScaleByAdamState(
-        jnp.zeros((), jnp.int32), optax.tree.zeros_like(params), optax.tree.zeros_like(params)
-    )
+    adam = optax.ScaleByAdamState(jnp.zeros((), jnp.int32), _zeros_like(params), _zeros_like(params))
     return TrainState(params, adam, jnp.zeros((), jnp.int32))
 
 

@@ -169,6 +169,7 @@ def test_checkpoints_that_torch_saved_convert_and_verify(tmp_path, capsys, laten
     from spectral_jax.network.config import ModelConfig
     from spectral_jax.pytorch.reference import TorchSpectralAutoencoder
 
+    torch.manual_seed(0)
     config = ModelConfig(40, latent_size, conv_size, activation)
     module = TorchSpectralAutoencoder(config)
     adam = torch.optim.Adam(module.parameters(), lr=2e-3)

@@ -1,7 +1,11 @@
+import jax
 import numpy as np
 import trimesh
 
-from spectral_jax.fitting.closest import closest_points, near_faces
+from spectral_jax.fitting import closest
+from spectral_jax.fitting.closest import near_faces
+
+closest_points = jax.jit(closest.closest_points)
 
 
 def test_no_point_of_the_surface_is_closer(sphere):

@@ -48,11 +48,16 @@ def test_pooling_by_hand_has_the_gradients_of_autodiff(shape):
 
 
 def check_gradients(plain, trained, *inputs):
-    value, backward = jax.vjp(plain, *inputs)
-    by_hand, backward_by_hand = jax.vjp(trained, *inputs)
+    @jax.jit
+    def both(*inputs):
+        value, backward = jax.vjp(plain, *inputs)
+        by_hand, backward_by_hand = jax.vjp(trained, *inputs)
+        cotangent = jax.random.normal(KEYS[2], value.shape)
+        return (value, by_hand), (backward(cotangent), backward_by_hand(cotangent))
+
+    (value, by_hand), (gradients, gradients_by_hand) = both(*inputs)
     np.testing.assert_array_equal(by_hand, value)
-    cotangent = jax.random.normal(KEYS[2], value.shape)
-    for ours, theirs in zip(backward_by_hand(cotangent), backward(cotangent), strict=True):
+    for ours, theirs in zip(gradients_by_hand, gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 

@@ -30,6 +30,11 @@ def fitted(coefficients, directions):
     return config, networks.init_params(config, jax.random.key(0)), constants
 
 
+def compiled(network):
+    """`apply` as one program: operation by operation, XLA would compile a hundred."""
+    return jax.jit(network.apply, static_argnames="method")
+
+
 def moved(params, seed=1):
     """Parameters of a network that is not PCA any more."""
     leaves, structure = jax.tree.flatten(params)
@@ -43,7 +48,7 @@ def test_the_untrained_network_is_pca(count, directions):
     """Also where there are fewer directions than latents."""
     coefficients = meshes(count, 12)
     config, params, constants = fitted(coefficients, directions)
-    found = networks.build(config).apply(networks.variables(params, constants), coefficients)
+    found = compiled(networks.build(config))(networks.variables(params, constants), coefficients)
     components = principal.fit(np.asarray(coefficients), directions)
     expected = principal.reconstruct(components, principal.project(components, coefficients)[:, :4])
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -59,12 +64,13 @@ def test_loss_and_gradient_on_scores_are_those_on_coefficients(kind, weights):
     weighted = None if weights is None else scores.weighted_directions(constants, weights)
     rows, fixed = jnp.asarray(scores.all_rows(constants, [held_out], weighted)), constants
     assert rows.shape == (10, 9 if weighted is None else 17)
+    function = jax.jit(loss_and_gradient, static_argnums=(0, 4, 5))
     with jax.default_matmul_precision("highest"):
         if weighted is not None:
             constants = constants | {"metric": np.sqrt(weights).astype(np.float32)}
             fixed = constants | {"metric": weighted.metric}
-        loss, gradient = loss_and_gradient(network, params, held_out, None, "highest", kind, constants)
-        on_scores = loss_and_gradient(networks.trained_part(network), params, rows, None, "highest", kind, fixed)
+        loss, gradient = function(network, params, held_out, None, "highest", kind, constants)
+        on_scores = function(networks.trained_part(network), params, rows, None, "highest", kind, fixed)
     np.testing.assert_allclose(on_scores[0], loss, rtol=1e-5)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient))
     for ours, theirs in zip(jax.tree.leaves(on_scores[1]), jax.tree.leaves(gradient), strict=True):
@@ -76,7 +82,8 @@ def test_a_mesh_without_error_has_a_finite_gradient():
     config, params, constants = fitted(coefficients, 3)
     rows = jnp.asarray(scores.all_rows(constants, [jnp.asarray(constants["mean"])[None]]))
     model = networks.trained_part(networks.build(config))
-    _, gradient = loss_and_gradient(model, params, rows, None, "highest", "distance", constants)
+    function = jax.jit(loss_and_gradient, static_argnums=(0, 4, 5))
+    _, gradient = function(model, params, rows, None, "highest", "distance", constants)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
@@ -84,7 +91,7 @@ def test_directions_that_do_not_vary_divide_by_nothing():
     coefficients = meshes(2, 12).repeat(3, axis=0)  # one direction varies, five are asked for
     config, params, constants = fitted(coefficients, 5)
     assert (constants["scales"] > 0).all()
-    found = networks.build(config).apply(networks.variables(params, constants), coefficients)
+    found = compiled(networks.build(config))(networks.variables(params, constants), coefficients)
     np.testing.assert_allclose(found, coefficients, atol=1e-5)
 
 
@@ -125,7 +132,7 @@ def symmetric(seed=1):
 
 def test_a_symmetric_network_gives_mirror_images_for_mirror_images():
     config, variables, signs = symmetric()
-    apply = networks.trained_part(networks.build(config)).apply
+    apply = compiled(networks.trained_part(networks.build(config)))
     scores_ = jnp.asarray(np.random.default_rng(0).standard_normal((7, 10)), jnp.float32)
     with jax.default_matmul_precision("highest"):
         latents, images = (apply(variables, x, method="encode_scores") for x in (scores_, scores_ * signs[None]))
@@ -144,7 +151,7 @@ def test_a_symmetric_network_may_have_more_latents_than_directions():
     config, params, constants = fitted(coefficients, 2)
     config = dataclasses.replace(config, symmetric=True)
     variables = networks.variables(params, constants | {"signs": np.array([1, -1], np.float32)})
-    found = networks.build(config).apply(variables, coefficients)
+    found = compiled(networks.build(config))(variables, coefficients)
     np.testing.assert_allclose(found, coefficients, atol=1e-5)
 
 
@@ -154,15 +161,15 @@ def test_refined_latents_never_decode_to_something_farther(spread):
     coefficients, others = meshes(40, 12), meshes(30, 12, seed=7)
     config, params, constants = fitted(coefficients, 10)
     variables = networks.variables(moved(params), constants)
-    network = networks.build(config)
+    apply = compiled(networks.build(config))
     rows = jnp.asarray(scores.all_rows(constants, [others]))[:, :-1] * spread
 
     def errors(latents):
-        decoded = network.apply(variables, latents, method="decode_scores")
+        decoded = apply(variables, latents, method="decode_scores")
         return np.asarray(jnp.square(decoded - rows).sum(axis=1))
 
-    latents = network.apply(variables, rows, method="encode_scores")
-    refined = network.apply(variables, rows, latents, method="refine_scores")
+    latents = apply(variables, rows, method="encode_scores")
+    refined = apply(variables, rows, latents, method="refine_scores")
     assert (errors(refined) <= errors(latents) * (1 + 1e-4)).all()
     assert errors(refined).mean() < 0.9 * errors(latents).mean()
 
@@ -170,8 +177,8 @@ def test_refined_latents_never_decode_to_something_farther(spread):
 def test_refining_leaves_pca_as_it_is():
     coefficients = meshes(40, 12)
     config, params, constants = fitted(coefficients, 10)
-    variables, network = networks.variables(params, constants), networks.build(config)
-    latents, refined = (network.apply(variables, coefficients, method=name) for name in ("encode", "encode_refined"))
+    variables, apply = networks.variables(params, constants), compiled(networks.build(config))
+    latents, refined = (apply(variables, coefficients, method=name) for name in ("encode", "encode_refined"))
     np.testing.assert_allclose(refined, latents, atol=1e-5)
 
 

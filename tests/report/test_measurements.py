@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import sphere_examples
@@ -183,7 +182,7 @@ def test_regions_bands_and_the_way(splits):
     for method in found.errors:
         assert method.region_mm.mean() == pytest.approx(method.mesh_mm.mean(), rel=1e-4)
 
-    decoded = np.asarray(run.model.apply({"params": run.params}, jnp.asarray(test.coefficients[:, :20])))
+    decoded = np.asarray(jax.jit(run.model.apply)({"params": run.params}, test.coefficients[:, :20]))
     left = np.square(test.coefficients[:, :20] - decoded).sum(axis=-1).mean(axis=0)
     bands = found.bands
     assert bands.ends == (1, 2, 4, 8, 16, 20)
