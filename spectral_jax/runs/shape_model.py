@@ -32,7 +32,7 @@ from spectral_jax.runs.opened import OpenedRun
 SIZES = (1, 2, 4, 8, 16, 32, 64)  # numbers of components of the curves of PCA
 NUM_SAMPLES = 1000
 NUM_CANDIDATES = 16  # train meshes nearest in coefficients, whose mean vertex distances are compared
-BLOCK = 1024  # train meshes compared at once
+BLOCK = 1024  # train meshes, or pairs with them, that are read at once
 PAIRS = 64  # pairs of meshes whose vertices are compared at once
 
 
@@ -206,10 +206,13 @@ def specificity_mm(
     rows = _nearest(jnp.asarray(samples), train, min(candidates, len(train)), progress)
     order = np.argsort(rows, axis=None, kind="stable")  # pairs with one train mesh follow each other: it is read once
     apart_mm = np.empty(rows.size, np.float32)
-    for start in track(range(0, rows.size, PAIRS), progress, "comparing vertices"):
-        pairs = order[start : start + PAIRS]
-        others, which = np.unique(rows.ravel()[pairs], return_inverse=True)
-        apart_mm[pairs] = _distances_mm(modes, samples[pairs // rows.shape[1]], train[others][which])
+    for first in track(range(0, rows.size, BLOCK), progress, "comparing vertices"):
+        block = order[first : first + BLOCK]
+        others, which = np.unique(rows.ravel()[block], return_inverse=True)
+        meshes = train[others]
+        for start in range(0, len(block), PAIRS):
+            pairs, near = block[start : start + PAIRS], meshes[which[start : start + PAIRS]]
+            apart_mm[pairs] = _distances_mm(modes, samples[pairs // rows.shape[1]], near)
     return float(apart_mm.reshape(rows.shape).min(axis=1).mean(dtype=np.float64))
 
 

@@ -76,7 +76,7 @@ def test_specificity_is_that_of_every_pair_in_any_blocks(monkeypatch):
     progress = Counted()
     blocks = shape_model.specificity_mm(MODES, samples, train, candidates=3, progress=progress)
     assert blocks == pytest.approx(few, rel=1e-5)
-    assert (max(progress.done), progress.done[-1]) == (7, 6)  # blocks of meshes, then of pairs
+    assert (max(progress.done), progress.done[-1]) == (7, 3)  # blocks of meshes, then of pairs
 
 
 def test_train_meshes_are_specific_and_bad_numbers_refused():
