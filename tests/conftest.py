@@ -13,7 +13,7 @@ from jaxtyping import install_import_hook
 install_import_hook("spectral_jax", "beartype.beartype")
 # many tests compile the same program, some in processes of their own
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".pytest_cache" / "compiled")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
 import jax
 import numpy as np

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,9 @@ DISPATCH_SECONDS = 1.0  # how long the devices work without the host
 FIRST_STEPS = 8  # in each of the first two dispatches: one compiles, the other tells how long a step takes
 
 
+HOST_OPTIONS = ("epochs", "learning_rate", "schedule", "validate_every", "seed", "mirror", "holdout")
+
+
 class TrainContext(NamedTuple):
     """What the compiled programs depend on. It is hashable; `jit` compiles once for each value."""
 
@@ -41,6 +45,12 @@ class TrainContext(NamedTuple):
     def axis(self) -> str | None:
         """The axis of the device mesh to sum gradients over."""
         return AXIS if self.device_mesh else None
+
+    @property
+    def program(self) -> TrainContext:
+        """The context with defaults for what the host alone reads: runs that differ in no more share a program."""
+        defaults = {name: getattr(TrainConfig, name) for name in HOST_OPTIONS}
+        return self._replace(config=dataclasses.replace(self.config, **defaults))
 
     @property
     def num_devices(self) -> int:
@@ -201,9 +211,8 @@ class ResidentDispatcher:
         """Take one dispatch from the position."""
         steps = self._range(position, rates)
         start = time.perf_counter()
-        state, totals = train_resident(
-            self._context, position.state, position.sums, self._coefficients, self._key_data, steps, self._constants
-        )
+        context, data = self._context.program, (self._coefficients, self._key_data)
+        state, totals = train_resident(context, position.state, position.sums, *data, steps, self._constants)
         epochs = [EpochMetrics(*values) for values in zip(*jax.device_get(totals), strict=True)][: steps.count]
         taken = int((steps.count - 1) * self.epoch_steps + steps.stop - steps.start)
         self._dispatches, self._step_seconds = self._dispatches + 1, (time.perf_counter() - start) / taken
@@ -256,7 +265,7 @@ class StreamDispatcher:
             block, count = following
             own_rates = np.zeros(len(block.num_valid), np.float32)
             own_rates[:count] = rates[0, step : step + count]
-            state, sums = train_block(context, state, sums, block, own_rates, np.int32(count), self._constants)
+            state, sums = train_block(context.program, state, sums, block, own_rates, np.int32(count), self._constants)
             following = next(blocks, None)
             sums = jax.device_get(sums)
             _check_finite(sums, position.epoch, step, own_rates)

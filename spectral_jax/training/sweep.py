@@ -72,7 +72,7 @@ def sweep(
         ahead = np.stack([learning_rates(c, plateau, mm, epoch, steps) for c, plateau, mm in arguments])
         count = min(ahead.shape[1], every - epoch % every, config.epochs - epoch)
         taken = StepRange(np.int32(epoch), np.int32(count), np.int32(0), np.int32(steps), ahead)
-        states = _train(context, states, train, keys, taken, constants)
+        states = _train(context.program, states, train, keys, taken, constants)
         epoch += count
         due, errors = epoch % every == 0, None
         if due or epoch == config.epochs:

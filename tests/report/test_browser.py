@@ -59,12 +59,17 @@ def open_page(browser, url):
     assert {request for request in requests if not request.startswith("data:")} == {url}
 
 
+def draw(page):
+    """Wait until the page has drawn what it was told: it does so in the next frame."""
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def picture(page, selector):
     """The pixels (height, width, 3) of an element."""
     from PIL import Image
 
     page.locator(selector).scroll_into_view_if_needed()
-    page.wait_for_timeout(300)
+    draw(page)
     return np.asarray(Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB"), int)
 
 
@@ -100,7 +105,7 @@ def test_plots_are_drawn_and_controls_change_them(open_page):
     page.mouse.down()
     page.mouse.move(x + 80, y + 20, steps=4)
     page.mouse.up()
-    page.wait_for_timeout(300)
+    draw(page)
     turned = {scene: picture(page, scene) for scene in two}
     for scene in two:  # they turn together
         assert (turned[scene] != before[scene]).mean() > 0.01, scene

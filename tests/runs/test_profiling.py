@@ -10,6 +10,7 @@ from spectral_jax.runs import profiling
 from spectral_jax.runs.logs import read_log
 
 OPTIONS = ["--epochs", "6", "--batch-size", "11", "--latent-size", "4", "--validate-every", "2"]
+OPTIONS += ["--pictures", "0"]
 
 
 def scalars(folder):
@@ -54,7 +55,7 @@ def test_a_profile_names_the_slowest_operations(data_folder, tmp_path, capsys):
 
 def test_a_run_too_short_for_a_profile_says_so(data_folder, tmp_path, capsys):
     run = tmp_path / "run"
-    options = ["--epochs", "1", "--batch-size", "44", "--profile", "3"]
+    options = ["--epochs", "1", "--batch-size", "44", "--profile", "3", "--pictures", "0"]
     assert main(["train", "--data", str(data_folder), "--run", str(run), *options]) == 0
     assert "training ended before the profile began" in capsys.readouterr().err
     assert main(["train", "--data", str(data_folder), "--run", str(tmp_path / "no"), "--profile", "-1"]) == 2

@@ -204,23 +204,25 @@ def test_the_command_line_trains_it_with_its_recipe(spheres, tmp_path, capsys):
     assert networks.build(sj.load_run(folder).config.model) == sj.load_run(folder).model
 
 
-def test_identities_held_out_choose_the_checkpoint_instead_of_the_test_split(sphere, sphere_basis, tmp_path, capsys):
+@pytest.mark.parametrize("network", ["residual", "sae-lp"])
+def test_identities_held_out_choose_the_checkpoint_instead_of_the_test_split(
+    sphere, sphere_basis, tmp_path, capsys, network
+):
     kept = spectral.truncate(sphere_basis, 32)
     train = [mesh for seed in range(4) for mesh in twisted(sphere, kept, 20 + seed, seed, False)]
     data = writer.write(
         tmp_path / "data", kept, sphere, {"train": train, "test": twisted(sphere, kept, 9, 9, True)}, {"recipe": "test"}
     )
-    for network in ("residual", "sae-lp"):
-        options = {"network": network, "latent_size": 3, "epochs": 2, "validate_every": 1, "batch_size": 16}
-        whole, held = (sj.train(data, tmp_path / f"{network} {n}", holdout=n, **options) for n in (0, 2))
-        assert [line["epoch"] for line in read_log(held.path)] == [line["epoch"] for line in read_log(whole.path)]
-        assert read_log(held.path)[-1]["spatial_validation_loss"] != read_log(whole.path)[-1]["spatial_validation_loss"]
+    options = {"network": network, "latent_size": 3, "epochs": 2, "validate_every": 1, "batch_size": 16}
+    whole, held = (sj.train(data, tmp_path / str(n), holdout=n, **options) for n in (0, 2))
+    assert [line["epoch"] for line in read_log(held.path)] == [line["epoch"] for line in read_log(whole.path)]
+    assert read_log(held.path)[-1]["spatial_validation_loss"] != read_log(whole.path)[-1]["spatial_validation_loss"]
     held_out = coefficients.hold_out(sj.open_data(data), 2, 42)
     assert len(held_out.identities) == 2
     owners = [mesh.identity for mesh in train]
     assert {owners[i] for i in held_out.held} == set(held_out.identities)
     assert sorted([*held_out.held, *held_out.meshes]) == list(range(86))
     with pytest.raises(ValueError, match="4 identities to hold out, the train split has 4"):
-        sj.train(data, tmp_path / "none", holdout=4, network="residual")
-    assert main(["eval", str(tmp_path / "residual 2")]) == 0
+        sj.train(data, tmp_path / "none", holdout=4, network=network)
+    assert main(["eval", str(tmp_path / "2")]) == 0
     assert "2 identities held out of the train split" in capsys.readouterr().err.replace("\n", " ")

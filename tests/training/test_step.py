@@ -188,6 +188,7 @@ def test_a_run_compiles_its_epoch_once(fit_data):
     dispatch.train_resident.clear_cache()
     training_step.validate.clear_cache()
     figures_of(TRAIN, fit_data)
+    figures_of(dataclasses.replace(TRAIN, epochs=3, seed=7, learning_rate=2e-3, schedule="cosine"), fit_data)
     assert dispatch.train_resident._cache_size() == 1
     assert training_step.validate._cache_size() == 1
 
