@@ -224,5 +224,6 @@ def test_identities_held_out_choose_the_checkpoint_instead_of_the_test_split(
     assert sorted([*held_out.held, *held_out.meshes]) == list(range(86))
     with pytest.raises(ValueError, match="4 identities to hold out, the train split has 4"):
         sj.train(data, tmp_path / "none", holdout=4, network=network)
-    assert main(["eval", str(tmp_path / "2")]) == 0
-    assert "2 identities held out of the train split" in capsys.readouterr().err.replace("\n", " ")
+    if network == "residual":  # of SAE-LP the newest checkpoint is evaluated
+        assert main(["eval", str(tmp_path / "2")]) == 0
+        assert "2 identities held out of the train split" in capsys.readouterr().err.replace("\n", " ")
