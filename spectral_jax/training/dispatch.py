@@ -26,8 +26,7 @@ from spectral_jax.training.step import step_in_loop
 
 DISPATCH_SECONDS = 1.0  # how long the devices work without the host
 FIRST_STEPS = 8  # in each of the first two dispatches: one compiles, the other tells how long a step takes
-
-
+# of TrainConfig: what the host alone reads
 HOST_OPTIONS = ("epochs", "learning_rate", "schedule", "validate_every", "seed", "mirror", "holdout")
 
 
