@@ -331,7 +331,7 @@ def print_measures(title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
         cells = []
         for found in rows.values():
             values = [float(row[name]) for row in found if row.get(name) is not None] if name not in LABELS else []
-            spread = f"±{short(np.std(values), 2)}" if len(values) > 1 else ""
+            spread = f" ±{short(np.std(values), 2)}" if len(values) > 1 else ""
             cells.append(f"{short(np.mean(values), 3)}{spread}" if values else "")
         if name not in LABELS:
             table.add_row(name.replace("_", " "), *cells)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -25,6 +26,7 @@ from spectral_jax.geometry.sequences import Item
 BATCH_VERTICES = 3_000_000  # vertices of a batch, at most
 SLICE = 100  # consecutive frames, whose end is for testing when split by slice
 PLURALS = {"identity": "identities", "sequence": "sequences", "file": "files", "mesh": "meshes", "slice": "meshes"}
+LARGE = 10.0  # metres: a larger mesh is probably in another unit
 SHOWN = 5  # connectivities that an error lists, and files of each
 
 
@@ -47,6 +49,11 @@ def build(recipe: MeshRecipe, progress: Progress = SILENT) -> Path:
     placement: dict[str, Any] = {"center": recipe.center, "scale": recipe.scale, "up": recipe.up}
     faces = np.searchsorted(used, raw.faces).astype(np.int32)
     template = Mesh(sequences.normalise(raw.vertices[None, used], **placement)[0], faces)
+    if (size := float(np.ptp(template.vertices, axis=0).max())) > LARGE:
+        advice = "for files in centimetres --scale is 0.01, in millimetres 0.001"
+        warnings.warn(
+            f"{recipe.folder}: with --scale {recipe.scale:g}, meshes are {size:,.0f} m large; {advice}", stacklevel=2
+        )
     basis = replace(projection.choose_basis(template, recipe, progress), unused=unused_vertices(raw, used, placement))
     batch_size = int(np.clip(BATCH_VERTICES // len(template.vertices), 1, projection.BATCH))
     projector = Projector(basis, lambda kind, vertices: vertices, batch_size)

@@ -145,7 +145,7 @@ def section(decoder: Decoder | None, run: Run) -> str:
     limit, num_modes = f"{MOST_BYTES / 1e6:.0f}\u00a0MB", run.config.model.modes
     if decoder is None:
         few = f"{LEAST_MODES} modes of {run.require_basis().num_vertices:,} vertices do not fit into {limit}"
-        return f'<p class="lead">Not in this page: {few}.</p>'
+        return f'<p class="lead">Not in this page: {few} beside the rest of the page.</p>'
     modes = "The page has all modes of the network."
     if decoder.num_modes < num_modes:
         modes = (

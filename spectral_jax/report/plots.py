@@ -24,6 +24,7 @@ MAX_GROUPS = 20  # identities or regions in a figure
 MAX_POINTS = 2000  # of a curve
 NUM_BINS = 24  # of the histogram
 TICKS = [digit * 10.0**exponent for exponent in range(-4, 5) for digit in (1, 2, 5)]  # of a logarithmic axis
+FINE_TICKS = [digit * 10.0**exponent for exponent in range(-4, 5) for digit in (1, 1.5, 2, 3, 4, 5, 6, 8)]
 
 
 def text(name: str) -> str:
@@ -186,7 +187,8 @@ def _against_size(sizes: Sequence[int], values: Sequence[float], title: str) -> 
     line = {"color": PCA, "width": 2}
     figure.add_scatter(x=sizes, y=values, name="PCA", mode="lines+markers", line=line, hovertemplate="%{y:.4g}")
     figure.update_xaxes(title="latent size", type="log", tickvals=sizes, ticktext=[str(size) for size in sizes])
-    figure.update_yaxes(title=title, type="log", tickvals=TICKS, tickformat="~g")
+    ticks = FINE_TICKS if max(values) < 10 * min(values) else TICKS
+    figure.update_yaxes(title=title, type="log", tickvals=ticks, tickformat="~g")
     return _plain(figure)
 
 

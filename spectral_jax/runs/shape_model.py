@@ -32,8 +32,9 @@ from spectral_jax.runs.opened import OpenedRun
 SIZES = (1, 2, 4, 8, 16, 32, 64)  # numbers of components of the curves of PCA
 NUM_SAMPLES = 1000
 NUM_CANDIDATES = 16  # train meshes nearest in coefficients, whose mean vertex distances are compared
-BLOCK = 1024  # train meshes, or pairs with them, that are read at once
-PAIRS = 64  # pairs of meshes whose vertices are compared at once
+BLOCK = 1024  # train meshes compared at once
+PAIRS = 256  # pairs of meshes whose vertices are compared at once
+HELD_BYTES = 1 << 28  # of vertices of random meshes, at most, that are compared with the train meshes near to them
 
 
 @dataclass(frozen=True)
@@ -202,18 +203,13 @@ def specificity_mm(
             "specificity needs random meshes, train meshes and candidates, not "
             f"{len(samples)}, {len(train)} and {candidates}"
         )
-    modes, samples = jnp.asarray(modes), np.asarray(samples)
-    rows = _nearest(jnp.asarray(samples), train, min(candidates, len(train)), progress)
-    order = np.argsort(rows, axis=None, kind="stable")  # pairs with one train mesh follow each other: it is read once
-    apart_mm = np.empty(rows.size, np.float32)
-    for first in track(range(0, rows.size, BLOCK), progress, "comparing vertices"):
-        block = order[first : first + BLOCK]
-        others, which = np.unique(rows.ravel()[block], return_inverse=True)
-        meshes = train[others]
-        for start in range(0, len(block), PAIRS):
-            pairs, near = block[start : start + PAIRS], meshes[which[start : start + PAIRS]]
-            apart_mm[pairs] = _distances_mm(modes, samples[pairs // rows.shape[1]], near)
-    return float(apart_mm.reshape(rows.shape).min(axis=1).mean(dtype=np.float64))
+    modes, samples = jnp.asarray(modes), jnp.asarray(samples)
+    rows = _nearest(samples, train, min(candidates, len(train)), progress)
+    apart_mm, held = np.empty(rows.shape, np.float32), max(1, HELD_BYTES // (12 * len(modes)))
+    for start in range(0, len(rows), held):
+        part = slice(start, start + held)
+        apart_mm[part] = _distances_mm(modes, samples[part], train, rows[part], progress)
+    return float(apart_mm.min(axis=1).mean(dtype=np.float64))
 
 
 def _nearest(samples: Array, train: Rows, count: int, progress: Progress) -> Int[np.ndarray, "sample candidate"]:
@@ -239,8 +235,28 @@ def _squared_distances(samples: Array, block: Array, centre: Array) -> Array:
     return jnp.square(a).sum(axis=1)[:, None] + jnp.square(b).sum(axis=1)[None] - 2 * product
 
 
+def _distances_mm(
+    modes: Array, samples: Array, train: Rows, rows: Int[np.ndarray, "sample candidate"], progress: Progress
+) -> Float[np.ndarray, "sample candidate"]:
+    """Mean vertex distance of each sample to its candidates. Pairs come sorted by train mesh."""
+    vertices, apart = _vertices(modes, samples), np.empty(rows.size, np.float32)
+    order = np.argsort(rows, axis=None, kind="stable")
+    for start in track(range(0, rows.size, PAIRS), progress, "comparing vertices"):
+        pairs = np.resize(order[start : start + PAIRS], PAIRS)  # the last block repeats some: one compilation
+        meshes, places = np.unique(rows.flat[pairs], return_inverse=True)
+        more = (1 << (len(meshes) - 1).bit_length()) - len(meshes)  # to a power of two, for few compilations
+        near = _vertices(modes, jnp.asarray(train[np.pad(meshes, (0, more), mode="edge")]))
+        apart[pairs] = _pair_distances_mm(vertices, near, pairs // rows.shape[1], places)
+    return apart.reshape(rows.shape)
+
+
 @jax.jit
-def _distances_mm(modes: Array, samples: Array, train: Array) -> Array:
-    """Mean vertex distance (pair) of pairs of meshes."""
-    apart = jnp.einsum("vf,pfc->pvc", modes, samples - train, precision="highest")
-    return vertex_errors_mm(apart, jnp.zeros_like(apart)).mean(axis=1)
+def _vertices(modes: Array, coefficients: Array) -> Array:
+    """Vertices (mesh, vertex, 3)."""
+    return jnp.einsum("vf,mfc->mvc", modes, coefficients, precision="highest")
+
+
+@jax.jit
+def _pair_distances_mm(first: Array, second: Array, owners: Array, others: Array) -> Array:
+    """Mean vertex distance (pair) of rows of two arrays of vertices."""
+    return vertex_errors_mm(first[owners], second[others]).mean(axis=1)

@@ -68,6 +68,11 @@ def test_center_scale_and_up_are_applied_and_recorded(people, tmp_path, center, 
         np.testing.assert_allclose(example.vertices, vertices - middle, atol=rounding(vertices, 4))
 
 
+def test_meshes_far_too_large_for_metres_are_told(people, tmp_path):
+    with pytest.warns(UserWarning, match=r"scale 1000, meshes are 2,\d+ m large; .* millimetres 0.001"):
+        build_meshes(people, tmp_path / "out", scale=1000.0, modes=12)
+
+
 def test_aligned_meshes_do_not_depend_on_where_and_how_they_stood(people, tmp_path):
     random, moved = np.random.default_rng(0), tmp_path / "moved"
     first = True

@@ -73,10 +73,11 @@ def test_specificity_is_that_of_every_pair_in_any_blocks(monkeypatch):
     assert exact * (1 - 1e-5) <= few < 1.1 * exact
     monkeypatch.setattr(shape_model, "BLOCK", 11)
     monkeypatch.setattr(shape_model, "PAIRS", 5)
+    monkeypatch.setattr(shape_model, "HELD_BYTES", 4 * MODES[:, :3].nbytes)  # four random meshes
     progress = Counted()
     blocks = shape_model.specificity_mm(MODES, samples, train, candidates=3, progress=progress)
     assert blocks == pytest.approx(few, rel=1e-5)
-    assert (max(progress.done), progress.done[-1]) == (7, 3)  # blocks of meshes, then of pairs
+    assert (max(progress.done), progress.done[-1]) == (7, 1)  # blocks of meshes, then of pairs: 3, 3 and 1
 
 
 def test_train_meshes_are_specific_and_bad_numbers_refused():
