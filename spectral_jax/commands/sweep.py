@@ -18,7 +18,7 @@ from spectral_jax.commands.console import Bars
 from spectral_jax.commands.dataset import data_source, open_data
 from spectral_jax.files import atomic
 from spectral_jax.files.progress import Progress
-from spectral_jax.network.config import OF_SAE_LP, Activation, ModelConfig, Network, Pooling
+from spectral_jax.network.config import OF_SAE_LP, Activation, ModelConfig, Network, Pooling, PoolingMatrices
 from spectral_jax.training.config import RECIPES, Schedule, TrainConfig
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class Sweep:
     """Channels after each convolution of SAE-LP's encoder, as many as lengths; the decoder mirrors them."""
     pooling: Pooling = ModelConfig.pooling
     """Where SAE-LP's encoder pools in each layer. The decoder's layers begin with their pooling in either case."""
+    pooling_matrices: PoolingMatrices = ModelConfig.pooling_matrices
+    """How SAE-LP pools: by matrices that are trained, or by averages of neighbouring frequencies, to compare with."""
     seeds: tuple[int, ...] = (TrainConfig.seed,)
     """Seeds of the initial parameters and of the order of the meshes."""
     learning_rates: tuple[float, ...] = (3e-3,)

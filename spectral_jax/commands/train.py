@@ -17,7 +17,7 @@ from spectral_jax.commands.console import Bars, console, shown_warnings
 from spectral_jax.commands.dataset import data_source, ensure_demo_data, open_data
 from spectral_jax.commands.evaluate import Eval
 from spectral_jax.commands.report import Report
-from spectral_jax.network.config import Activation, ModelConfig, Network, Pooling
+from spectral_jax.network.config import Activation, ModelConfig, Network, Pooling, PoolingMatrices
 from spectral_jax.training.config import RECIPES, Placement, Storage, TrainConfig
 
 
@@ -79,6 +79,8 @@ class Train:
     """Channels after each convolution of SAE-LP's encoder, as many as lengths; the decoder mirrors them."""
     pooling: Pooling = ModelConfig.pooling
     """Where SAE-LP's encoder pools in each layer. The decoder's layers begin with their pooling in either case."""
+    pooling_matrices: PoolingMatrices = ModelConfig.pooling_matrices
+    """How SAE-LP pools: by matrices that are trained, or by averages of neighbouring frequencies, to compare with."""
     directions: int = ModelConfig.directions
     """Principal directions of the residual network; fewer where there are fewer meshes."""
     hidden_size: int = ModelConfig.hidden_size

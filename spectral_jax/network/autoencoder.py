@@ -22,6 +22,7 @@ ACTIVATIONS = {
     "LeakyReLU": lambda x: nn.leaky_relu(x, 0.01),
     "SiLU": nn.silu,
 }
+MATRICES = ("downsampling_", "upsampling_")  # how names of pooling matrices begin
 COORDINATES = 3  # x, y and z of a coefficient: the channels that come in and go out
 
 
@@ -90,7 +91,10 @@ class SpectralAutoencoder(nn.Module):
     def _operations(self):
         """The activation, and the pooling with or without its custom backward pass."""
         pool = primitives.pool_custom_backward if self.custom_backward else primitives.pool
-        return ACTIVATIONS[self.config.activation], pool
+        activation = ACTIVATIONS[self.config.activation]
+        if self.config.pooling_matrices == "average":  # Adam leaves alone what has no gradient
+            return activation, lambda x, matrix: pool(x, jax.lax.stop_gradient(matrix))
+        return activation, pool
 
     def __call__(self, coefficients: Float[Array, "batch freq 3"]) -> Float[Array, "batch freq 3"]:
         """Encode coefficients, and decode their latents."""
@@ -101,8 +105,9 @@ class SpectralAutoencoder(nn.Module):
 def init_params(config: ModelConfig, key: Array) -> dict:
     """Initialise parameters, float32: Xavier uniform for weights and pooling matrices, zero for biases.
 
-    The distribution is that of `SpectralAutoencoder.init`. All weights are drawn at once: XLA takes ten times as
-    long to compile a random generator for each of the 18 weights.
+    Pooling matrices that are not learned are averages. The distribution is otherwise that of
+    `SpectralAutoencoder.init`. All weights are drawn at once: XLA takes ten times as long to compile a random generator
+    for each of the 18 weights.
     """
     example = jax.ShapeDtypeStruct((1, config.modes, 3), jnp.float32)
     shapes = jax.eval_shape(SpectralAutoencoder(config).init, key, example)["params"]
@@ -116,4 +121,18 @@ def init_params(config: ModelConfig, key: Array) -> dict:
         fans = leaf.size // leaf.shape[-1] + leaf.size // leaf.shape[-2]
         return math.sqrt(6 / fans) * draw.reshape(leaf.shape)
 
-    return jax.tree.unflatten(structure, [xavier(*pair) for pair in zip(draws, leaves, strict=True)])
+    params = jax.tree.unflatten(structure, [xavier(*pair) for pair in zip(draws, leaves, strict=True)])
+    if config.pooling_matrices == "average":
+        params |= {name: averages(*leaf.shape) for name, leaf in params.items() if name.startswith(MATRICES)}
+    return params
+
+
+def averages(num_in: int, num_out: int) -> Float[np.ndarray, "freq pooled"]:
+    """The matrix that averages neighbouring frequencies: each result is the mean over its share of the range.
+
+    A longer result repeats, so that a constant stays a constant in either direction.
+    """
+    ends = np.linspace(0, 1, num_in + 1)[:, None], np.linspace(0, 1, num_out + 1)[None]
+    overlap = np.minimum(ends[0][1:], ends[1][:, 1:]) - np.maximum(ends[0][:-1], ends[1][:, :-1])
+    shares = np.maximum(overlap, 0)
+    return (shares / shares.sum(axis=0, keepdims=True)).astype(np.float32)

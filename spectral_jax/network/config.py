@@ -9,8 +9,16 @@ Network = Literal["sae-lp", "residual"]
 TITLES = {"sae-lp": "SAE-LP", "residual": "residual network"}  # in tables
 Activation = Literal["ELU", "ReLU", "Tanh", "Sigmoid", "LeakyReLU", "SiLU"]
 Pooling = Literal["after-activation", "before-activation"]
+PoolingMatrices = Literal["learned", "average"]
 MOST_LAYERS = 16  # of an encoder
-OF_SAE_LP = ("conv_size", "activation", "pooled", "channels", "pooling")  # options that the residual network lacks
+OF_SAE_LP = (
+    "conv_size",
+    "activation",
+    "pooled",
+    "channels",
+    "pooling",
+    "pooling_matrices",
+)  # options that the residual network lacks
 OF_RESIDUAL = ("directions", "hidden_size", "symmetric")  # options that SAE-LP lacks
 
 
@@ -40,6 +48,9 @@ class ModelConfig:
     """Channels after each convolution of SAE-LP's encoder, as many as lengths; the decoder mirrors them."""
     pooling: Pooling = "after-activation"
     """Where SAE-LP's encoder pools in each layer. The decoder's layers begin with their pooling in either case."""
+    pooling_matrices: PoolingMatrices = "learned"
+    """How SAE-LP pools. learned: by matrices that are trained. average: by matrices that stay what they are, means of
+    neighbouring frequencies and repetitions of them, to compare with."""
 
     def __post_init__(self):
         if self.modes < 1:
@@ -60,6 +71,8 @@ class ModelConfig:
             raise ValueError(f"activation must be one of {', '.join(get_args(Activation))}, not {self.activation!r}")
         if self.pooling not in get_args(Pooling):
             raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, not {self.pooling!r}")
+        if self.pooling_matrices not in get_args(PoolingMatrices):
+            raise ValueError(f"pooling matrices must be learned or average, not {self.pooling_matrices!r}")
         for name in ("pooled", "channels"):
             if any(type(value) is not int or value < 1 for value in getattr(self, name)):
                 raise ValueError(f"{name} must be whole numbers of at least 1, not {_listed(getattr(self, name))}")

@@ -83,6 +83,7 @@ def test_a_config_returns_from_its_file(tmp_path):
             "pooled": st.just((5, 4, 300)),
             "channels": st.tuples(*3 * [st.integers(1, 2**12)]),
             "pooling": st.sampled_from(["after-activation", "before-activation"]),
+            "pooling_matrices": st.sampled_from(["learned", "average"]),
         }
     )
     rates = st.floats(0, exclude_min=True, allow_infinity=False)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rounding import network_rounding
 
-from spectral_jax.network.autoencoder import ACTIVATIONS, SpectralAutoencoder, init_params
+from spectral_jax.network.autoencoder import ACTIVATIONS, SpectralAutoencoder, averages, init_params
 from spectral_jax.network.config import ModelConfig
 
 KEY = jax.random.key(0)
@@ -93,6 +93,21 @@ def test_network_equals_its_textbook_form(options):
     np.testing.assert_allclose(latents, expected_latents, atol=network_rounding(expected_latents))
     np.testing.assert_allclose(decoded, expected, atol=network_rounding(expected))
     np.testing.assert_array_equal(jax.jit(model.apply)({"params": params}, coefficients), decoded)
+
+
+def test_average_pooling_keeps_constants_and_is_not_trained():
+    np.testing.assert_allclose(averages(8, 4)[:, 1], [0, 0, 0.5, 0.5, 0, 0, 0, 0], atol=1e-7)
+    np.testing.assert_array_equal(averages(2, 4), [[1, 1, 0, 0], [0, 0, 1, 1]])
+    for ends in ((40, 12), (12, 40), (7, 7)):
+        np.testing.assert_allclose(averages(*ends).sum(axis=0), 1, atol=1e-6)
+    config = ModelConfig(modes=40, latent_size=5, pooled=(9, 6), channels=(4, 5), pooling_matrices="average")
+    params = init_params(config, KEY)
+    np.testing.assert_array_equal(params["downsampling_0"], averages(40, 9))
+    np.testing.assert_array_equal(params["upsampling_1"], averages(9, 40))
+    coefficients, model = jax.random.normal(KEY, (6, 40, 3)), SpectralAutoencoder(config, custom_backward=True)
+    gradients = jax.jit(jax.grad(lambda p: jnp.square(model.apply({"params": p}, coefficients)).sum()))(params)
+    still = {name for name, leaves in gradients.items() if not any(map(np.any, jax.tree.leaves(leaves)))}
+    assert still == {"downsampling_0", "downsampling_1", "upsampling_0", "upsampling_1"}
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def test_what_fits_no_network_is_refused():
         ({"network": "residual", "pooled": (64, 32, 16, 8)}, "residual has no pooled"),
         ({"network": "residual", "channels": (8, 8, 8, 8)}, "residual has no channels"),
         ({"network": "residual", "pooling": "before-activation"}, "residual has no pooling"),
+        ({"network": "residual", "pooling_matrices": "average"}, "residual has no pooling matrices"),
         ({"hidden_size": 8}, "sae-lp has no hidden size"),
         ({"network": "residual", "directions": 0}, "directions must be at least 1, not 0"),
     ):
