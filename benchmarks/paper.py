@@ -1,7 +1,7 @@
 """The tables and figures of a paper on the data at hand, as one HTML page.
 
     python benchmarks/paper.py                             # the demo dataset
-    python benchmarks/paper.py --quick                     # a try: few sizes, few epochs
+    python benchmarks/paper.py --quick                     # a try: two sizes, two epochs, a minute or two on the demo
     python benchmarks/paper.py --data data/mine --epochs 200 --holdout 4 --out papers/mine
 
 SAE-LP, SAE-LP whose pooling is not learned (averages of neighbouring frequencies) and the residual network, beside PCA:
@@ -118,9 +118,10 @@ def page(data: Data, rows: list[Row], latent: int, options: argparse.Namespace) 
     """The page, which opens offline."""
     most, counts = max(row.modes for row in rows), {name: len(data.records(name)) for name in ("train", "test")}
     chosen = f"{options.holdout} identities of the train split" if options.holdout else "the test split"
+    epochs = ", ".join(f"{name} {options.epochs or recipe.epochs}" for name, (_, recipe) in METHODS.items())
     about = (
         f"{options.data}: {data.basis.num_vertices:,} vertices, {counts['train']:,} train and {counts['test']:,} test "
-        f"meshes. Each network is its best checkpoint by the error on {chosen}."
+        f"meshes. Epochs: {epochs}. Each network is its best checkpoint by the error on {chosen}."
     )
     lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row)) + "</tr>" for row in rows)
     sizes = figure([row for row in rows if row.modes == most], "latent", "latent size")

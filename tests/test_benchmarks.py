@@ -158,6 +158,27 @@ def test_peers_on_the_same_data_and_clock(data_folder, tmp_path, monkeypatch, ca
         assert [spent for spent, _ in curve] == sorted(spent for spent, _ in curve)
 
 
+def test_a_page_with_the_figures_of_a_paper(data_folder, tmp_path, monkeypatch):
+    import paper
+
+    model, recipe = paper.METHODS["SAE-LP, average pooling"]
+    small = {"SAE-LP, average pooling": (model | {"pooled": (6,), "channels": (4,)}, recipe)}
+    monkeypatch.setattr(paper, "METHODS", small | {"residual": paper.METHODS["residual"]})
+    monkeypatch.setattr(sys, "argv", ["paper.py", "--data", str(data_folder), "--out", str(tmp_path / "out")])
+    sys.argv += ["--latent-sizes", "3", "--modes", "32", "--epochs", "1"]
+    paper.main()
+    average, residual = found = json.loads((tmp_path / "out" / "paper.json").read_text())["rows"]
+    convolutions = (3 * 3 * 4 + 4) + (3 * 4 * 4 + 4) + (3 * 4 * 3 + 3)
+    assert average["parameters"] == convolutions + (4 * 6 * 3 + 3) + (3 * 4 * 6 + 4 * 6)  # no pooling matrices
+    assert all(row["mean"] > row["truncation"] for row in found)
+    assert residual["mean"] <= residual["pca"] * (1 + 1e-4)  # it starts as PCA
+    page = (tmp_path / "out" / "paper.html").read_text()
+    assert all(f"<td>{row['mean']:.2f}</td>" in page for row in found)
+    monkeypatch.setattr(paper, "METHODS", small)
+    paper.main()  # continues a run that is complete: nothing changes
+    assert json.loads((tmp_path / "out" / "paper.json").read_text())["rows"] == [average]
+
+
 def test_the_error_at_a_time_is_the_last_one_measured():
     import peers
 

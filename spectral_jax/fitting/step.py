@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from spectral_jax.basis import spectral
 from spectral_jax.fitting.closest import Closest, closest_points
-from spectral_jax.network.codec import Codec, decode_batch, decode_vertices_batch
+from spectral_jax.network.codec import Codec, decode_batch
 from spectral_jax.network.density import Gaussian
 
 WIDTH = 8.0  # of the robust square, in median distances: with 4, an arm far from its points never reached them
@@ -125,11 +125,13 @@ def refine(
 
 def _surface(codec: Codec, prior: Gaussian, code: Any, residual: Any, modes: int) -> Array:
     """Vertices (vertex, 3) of a code in the network's pose, of the first modes."""
-    latent, basis = prior.mean + jnp.asarray(prior.factor) @ code, codec.require_basis()
-    if codec.displacements is not None:  # as fast for all modes
-        return decode_vertices_batch(codec, latent[None])[0] + spectral.reconstruct(basis, residual)
-    coefficients = decode_batch(codec, latent[None])[0].at[: len(residual)].add(residual)
-    return spectral.reconstruct(basis, coefficients[:modes])
+    return spectral.reconstruct(codec.require_basis(), _coefficients(codec, prior, code, residual, modes))
+
+
+def _coefficients(codec: Codec, prior: Gaussian, code: Any, residual: Any, modes: int) -> Array:
+    """Coefficients (freq, 3) of a code, of the first modes."""
+    latent = prior.mean + jnp.asarray(prior.factor) @ code
+    return decode_batch(codec, latent[None])[0].at[: len(residual)].add(residual)[:modes]
 
 
 def _turn(fit: Fit, vertices: Array) -> Array:
@@ -163,19 +165,29 @@ def _step(
     """A Gauss-Newton step of one scan, and the error before it."""
 
     def shape(code: Array) -> tuple[Array, Array]:
-        vertices = _turn(fit, _surface(codec, prior, code, fit.residual, modes))
-        return vertices, vertices
+        coefficients = _coefficients(codec, prior, code, fit.residual, modes)
+        return coefficients, coefficients
 
-    jacobian, turned = jax.jacfwd(shape, has_aux=True)(fit.code)
+    by_mode, coefficients = jax.jacfwd(shape, has_aux=True)(fit.code)
+    by_mode = jnp.einsum("ij,fju->fiu", fit.scale * jnp.asarray(fit.rotation), by_mode)
+    phi = jnp.asarray(codec.require_basis().modes)[:, :modes]
+
+    def jacobian(phi: Array) -> Array:
+        """Derivatives (point, 3, component) by the code where the modes have these values."""
+        return jnp.einsum("pf,fiu->piu", phi, by_mode)
+
+    turned = _turn(fit, spectral.reconstruct(codec.require_basis(), coefficients))
     vertices = turned + fit.translation[None]
     closest, directions, weights, error = _match(codec, vertices, target, near)
     off = _at(closest, vertices) - target.points
-    rows = _motion(_at(closest, jacobian), _at(closest, turned), scaled)
+    few = len(off) < len(phi)  # a fine mesh: derivatives at the points are less work than at all vertices
+    moves = jacobian(_at(closest, phi)) if few else _at(closest, jacobian(phi))
+    rows = _motion(moves, _at(closest, turned), scaled)
     across = jnp.einsum("pi,piu->pu", directions, rows)
     normal = across.T @ (weights[:, None] * across) + TANGENT * jnp.einsum("p,piu,piw->uw", weights, rows, rows)
     gradient = (1 + TANGENT) * jnp.einsum("p,piu,pi->u", weights, rows, off)
     if len(target.landmarks):
-        marked = _motion(jacobian[target.landmarks], turned[target.landmarks], scaled)
+        marked = _motion(jacobian(phi[target.landmarks]), turned[target.landmarks], scaled)
         missed = vertices[target.landmarks] - target.places
         share = strength.landmarks / len(missed)
         normal = normal + share * jnp.einsum("liu,liw->uw", marked, marked)
