@@ -8,9 +8,9 @@ SAE-LP, SAE-LP whose pooling is not learned (averages of neighbouring frequencie
 the error on the test split against the latent size and against the number of modes, with the floor that leaving out
 modes sets, and a table of errors over all vertices, trained parameters and seconds of training. SAE-LP is trained by
 the demo's short recipe, the residual network by its own; `--epochs` applies to all. Each network is a run folder under
-`--out`: the same command continues what was interrupted, and other sizes add to what is there. Without `--holdout`,
-the best checkpoint is chosen by its error on the test split, of both kinds of network alike; a paper should hold
-identities of the train split out for this.
+`--out`: the same command continues what was interrupted, and networks of other sizes join those that are there. Without
+`--holdout`, the best checkpoint is chosen by its error on the test split; a paper should hold identities of the train
+split out for this.
 """
 
 import argparse

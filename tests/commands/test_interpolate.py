@@ -96,6 +96,7 @@ def test_methods_are_compared_on_the_same_pairs(trained, tmp_path, capsys):
     assert "the 1 farthest apart of 100 random pairs" in text
     assert re.search("spatial.*latent.*spherical.*geodesic", text)
     assert re.search(r"longest step.*±.*±.*±.*±", text)
+    assert "…" not in text  # numbers that do not fit go on in the next line
     lengths = [float(row["length_mm"]) for row in rows if row["method"] == "spatial"]
     assert rows[-1]["pairs"] == "far"
     assert lengths[-1] == max(lengths)

@@ -268,6 +268,12 @@ def test_names_in_figures(name, shown):
     assert plots.text(name) == shown
 
 
+@pytest.mark.parametrize("values", [[5.4, 1.7], [90.0, 0.2], [30.0, 11.0]])
+def test_an_axis_of_errors_has_ticks_however_near_they_are(values):
+    axis = plots._against_size([1, 2], values, "mm").layout.yaxis
+    assert 3 <= sum(min(values) <= tick <= max(values) for tick in axis.tickvals) <= 12
+
+
 def test_values_that_are_no_numbers_are_left_out_of_curves():
     log = [{"epoch": k, "spectral_train_loss": y} for k, y in enumerate((1.0, None, "2", float("nan"), 10**400, 3), 1)]
     losses = plots.curves(log).data[0]
