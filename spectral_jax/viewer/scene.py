@@ -109,8 +109,7 @@ class Subject:
         middle, reach = latents.mean(axis=0), 3 * latents.std(axis=0) + 1e-3
         self.low, self.high = middle - reach, middle + reach
         modes = np.asarray(self.run.require_basis().modes)[:, : opened.num_modes]
-        some = coefficients[np.array(evenly_spaced(len(chosen), NUM_BOXED))]
-        boxed = np.tensordot(modes, some, (1, 1))  # (vertex, mesh, 3), in one pass over the modes
+        boxed = np.tensordot(modes, coefficients[evenly_spaced(len(chosen), NUM_BOXED)], (1, 1))  # (vertex, mesh, 3)
         corners = [end(boxed, axis=0) for end in (np.min, np.max)]
         self.box = np.stack([np.quantile(corner, q, axis=0) for corner, q in zip(corners, (0.1, 0.9), strict=True)])
 
