@@ -9,18 +9,24 @@ one; that of a normal the angle between the face's normal and the original one.
 """
 
 import argparse
+import functools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from machine import announce, save, table
 
+from spectral_jax.basis import spectral
 from spectral_jax.commands.train import DEMO_TRAINING
 from spectral_jax.data.coefficients import LazySplit
+from spectral_jax.data.dataset import Data
 from spectral_jax.data.open import open_data
 from spectral_jax.geometry import mesh
+from spectral_jax.network.codec import Codec
+from spectral_jax.network.config import ModelConfig
 from spectral_jax.runs.evaluate import read_batches
-from spectral_jax.runs.opened import OpenedRun, open_run
 from spectral_jax.runs.train import train
 
 RECIPES = {"sae-lp": vars(DEMO_TRAINING), "residual": {"mirror": True}}
@@ -43,12 +49,11 @@ def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), np.finfo(np.float64).tiny)
 
 
-def measure(opened: OpenedRun) -> list[float]:
-    """The mean errors of a run on the test split."""
-    faces, rows = np.asarray(opened.basis.faces), []
-    for coefficients, vertices in read_batches(LazySplit(opened.data, "test", opened.num_modes), opened.num_modes):
-        found = np.asarray(opened.codec.decode_vertices(opened.codec.encode(coefficients)))
-        rows.append(errors(found, vertices, faces))
+def measure(data: Data, reconstruct: Callable[[np.ndarray], Any]) -> list[float]:
+    """The mean errors on the test split of the vertices that coefficients are reconstructed to."""
+    modes, faces = min(ModelConfig.modes, data.basis.num_modes), np.asarray(data.basis.faces)
+    batches = read_batches(LazySplit(data, "test", modes), modes)
+    rows = [errors(np.asarray(reconstruct(coefficients)), vertices, faces) for coefficients, vertices in batches]
     return np.concatenate(rows).mean(axis=0).tolist()
 
 
@@ -62,12 +67,14 @@ def main() -> None:
     data, figures = open_data(options.data), {}
     announce()
     row = table(f"Errors on the test split of {options.data}", "network", "weight", "mm", "edge, mm", "normal, °")
+    figures["basis alone"] = measure(data, functools.partial(spectral.reconstruct, data.basis))
+    row("basis", None, *figures["basis alone"])
     for network in options.network:
         for weight in options.weights:
             with tempfile.TemporaryDirectory() as folder:
                 given = {"network": network, "laplacian_weight": weight, **RECIPES[network]}
                 run = train(data, Path(folder) / "run", **given)
-                figures[f"{network} {weight:g}"] = found = measure(open_run(run, data))
+                figures[f"{network} {weight:g}"] = found = measure(data, Codec.of(run).reconstruct)
             row(network, weight, *found)
     save(options.json, {"data": options.data, "errors": figures})
 
