@@ -32,7 +32,7 @@ from spectral_jax.commands.interpolate import Filter, Interpolate, Mix, Sample
 from spectral_jax.commands.probe import Probe, Swap
 from spectral_jax.commands.release import Export, ImportRelease
 from spectral_jax.commands.report import Report
-from spectral_jax.commands.sweep import Sweep
+from spectral_jax.commands.sweep import Sweep, with_recipe
 from spectral_jax.commands.train import Demo, Train, recipe_options, stored_options
 from spectral_jax.commands.view import View
 from spectral_jax.files import memory
@@ -171,6 +171,8 @@ def parse(argv: list[str]) -> Any:
     command = tyro.extras.subcommand_cli_from_dict(
         leaves, prog=prog, description=description, args=argv or ["--help"], config=config
     )
+    if isinstance(command, Sweep) and command.network == "residual":
+        return tyro.cli(Sweep, prog=f"{prog} sweep", args=argv[1:], default=with_recipe(command), config=config)
     if isinstance(command, Train) and command.resume:
         return tyro.cli(Train, prog=f"{prog} train", args=argv[1:], default=stored_options(command.run), config=config)
     return command

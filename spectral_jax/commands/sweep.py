@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from spectral_jax.data.dataset import Data
 
 SHAPE = ("network", *OF_SAE_LP)  # options of the network that all of a sweep share
+OF_TRAINING = ("epochs", "batch_size", "beta2", "schedule", "validate_every")  # those of its training
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Sweep:
     data: str = "demo"
     """A prepared dataset folder, a dataset of the PyTorch systems, or the word demo."""
     network: Network = "sae-lp"
-    """The network: sae-lp or residual, which is trained on principal scores and its recipe's loss."""
+    """sae-lp, by default with a short recipe. residual: with its own (`train --network residual --help`)."""
     latent_sizes: tuple[int, ...] = (8, 16, 32, 64)
     """Numbers of values in a latent vector."""
     modes: tuple[int, ...] = ()
@@ -73,14 +74,13 @@ class Sweep:
     """Number of epochs between validations."""
 
     def __call__(self) -> None:
-        names = ("epochs", "batch_size", "beta2", "schedule", "validate_every")
-        config = TrainConfig(loss=RECIPES[self.network].loss, **{name: getattr(self, name) for name in names})
+        config = TrainConfig(loss=RECIPES[self.network].loss, **{name: getattr(self, name) for name in OF_TRAINING})
         for rate in self.learning_rates:
             dataclasses.replace(config, learning_rate=rate)  # raises ValueError for an unusable rate
         shape = {name: getattr(self, name) for name in SHAPE}
         ModelConfig(**shape)  # raises ValueError for a shape that no network has
         data = open_data(self.data)
-        options = {name: getattr(self, name) for name in (*names, *SHAPE, "seeds", "learning_rates")}
+        options = {name: getattr(self, name) for name in (*OF_TRAINING, *SHAPE, "seeds", "learning_rates")}
         record = load(self.out / "sweep.json", {"data": data_source(self.data, data), **options})
         counts = self.modes or (min(ModelConfig.modes, data.basis.num_modes),)
         if data.records("test")[0].vertices is None:
@@ -122,6 +122,13 @@ class Sweep:
                         for t in trials
                     ],
                 }
+
+
+def with_recipe(sweep: Sweep) -> Sweep:
+    """The same sweep with its network's own recipe."""
+    recipe = RECIPES[sweep.network]
+    options: dict[str, Any] = {name: getattr(recipe, name) for name in OF_TRAINING}
+    return dataclasses.replace(sweep, learning_rates=(recipe.learning_rate,), **options)
 
 
 def load(path: Path, options: dict[str, Any]) -> dict[str, Any]:

@@ -207,6 +207,12 @@ def test_unwritable_output_is_one_line(data_folder, tmp_path, capsys):
     assert "file" in capsys.readouterr().err
 
 
+def test_a_residual_sweep_has_that_network_s_recipe():
+    command = parse(["sweep", "--network", "residual", "--out", "a", "--epochs", "9"])
+    assert (command.epochs, command.learning_rates, command.batch_size) == (9, (2e-3,), 64)
+    assert parse(["sweep", "--out", "a"]).learning_rates == (3e-3,)
+
+
 def test_a_misspelt_option_gets_a_suggestion(capsys):
     assert main(["train", "--latent-siz", "3"]) == 2
     assert "--latent-size" in capsys.readouterr().err
