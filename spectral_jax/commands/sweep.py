@@ -169,7 +169,8 @@ def baselines(data: Data, models: Sequence[ModelConfig], progress: Progress) -> 
     from spectral_jax.training.placement import validation_meshes
 
     modes, sizes = models[0].modes, [model.latent_size for model in models]
-    fitted = principal.fit(LazyCoefficients(data, "train", modes, progress), max(sizes))
+    train = LazyCoefficients(data, "train", modes, progress)
+    fitted = principal.fit(train, max(sizes), tolerance=evaluate.BASELINE_TOLERANCE)
     sizes_of_pca = [0, *(min(size, len(fitted.components)) for size in sizes)]
     batches = evaluate.read_batches(Split(*validation_meshes(data, models[0]), []), modes, progress)
     basis = spectral.truncate(data.basis, modes)

@@ -46,14 +46,14 @@ class Rows(Protocol):
     def __getitem__(self, rows: Any, /) -> np.ndarray: ...
 
 
-def fit(rows: Rows, count: int, max_passes: int = MAX_PASSES) -> Principal:
+def fit(rows: Rows, count: int, max_passes: int = MAX_PASSES, tolerance: float = TOLERANCE) -> Principal:
     """The `count` leading principal components of rows, or all there are: at most one fewer than rows.
 
     Randomized subspace iteration (Halko, Martinsson and Tropp 2011) in passes over blocks of rows, whose products the
     device computes: memory is that of 256 MB of rows, or of about four times `count`, whatever their number. More rows
     than that are not held. The iteration then starts from the components of some of them, spread evenly, and ends after
-    `max_passes` over all, or when the captured variance grows no more. Equal rows give equal components. Raises
-    ValueError without rows.
+    `max_passes` over all, or when the captured variance can grow by no more than the tolerance, relatively. Equal rows
+    give equal components. Raises ValueError without rows.
     """
     if not len(rows):
         raise ValueError("principal components need at least 1 row, not 0")
@@ -63,10 +63,11 @@ def fit(rows: Rows, count: int, max_passes: int = MAX_PASSES) -> Principal:
     start = _start(num_values, 2 * count + OVERSAMPLING)
     if sample < len(rows):
         spread = rows[np.array(evenly_spaced(len(rows), sample))]
-        mean, start, _ = _iterate(spread, start, count, SAMPLE_PASSES)
-        mean, directions, variances = _iterate(rows, start[:, : count + OVERSAMPLING], count, max_passes, mean)
+        mean, start, _ = _iterate(spread, start, count, SAMPLE_PASSES, TOLERANCE)
+        start = start[:, : count + OVERSAMPLING]
+        mean, directions, variances = _iterate(rows, start, count, max_passes, tolerance, mean)
     else:
-        mean, directions, variances = _iterate(rows[:], start, count, MAX_PASSES)
+        mean, directions, variances = _iterate(rows[:], start, count, MAX_PASSES, TOLERANCE)
     components = directions[:, :count].T
     if count:
         largest = np.take_along_axis(components, np.abs(components).argmax(axis=1, keepdims=True), axis=1)
@@ -82,7 +83,12 @@ def _start(num_values: int, width: int) -> np.ndarray:
 
 
 def _iterate(
-    rows: Rows, directions: np.ndarray, count: int, max_passes: int, about: np.ndarray | None = None
+    rows: Rows,
+    directions: np.ndarray,
+    count: int,
+    max_passes: int,
+    tolerance: float,
+    about: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Subspace iteration from orthonormal directions: mean, directions by descending variance, and their scatter.
 
@@ -100,7 +106,7 @@ def _iterate(
         left = np.square(image[:, :count] - directions[:, :count] * variances[:count]).sum(axis=0)
         distance = np.maximum(variances[:count] - variances[-1], 0)
         gain = np.divide(left, distance, out=np.where(left > 0, np.inf, 0), where=distance > 0).sum()
-        if passes == max_passes or min(captured - before, gain) <= TOLERANCE * captured:
+        if passes == max_passes or min(captured - before, gain) <= tolerance * captured:
             return mean, directions, variances
         before = captured
         # Turned before they are orthonormalised, columns are graded by variance, and small ones keep their digits.

@@ -122,7 +122,8 @@ def measure_run(
     codec = Codec.of(run)
     basis = codec.require_basis()
     train_coefficients = coefficients.truncate(train.coefficients, basis.num_modes)
-    fitted = principal.fit(train_coefficients, run.config.model.latent_size)
+    size, tolerance = run.config.model.latent_size, evaluate.BASELINE_TOLERANCE
+    fitted = principal.fit(train_coefficients, size, tolerance=tolerance)
     measure = functools.partial(_measure_batch, codec, evaluate.Baselines.of(fitted, basis), _parts(basis, regions))
     batches = evaluate.read_batches(test, basis.num_modes, progress)
     part_mm, latents, energies = [], [], np.zeros((3, basis.num_modes))

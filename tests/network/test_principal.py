@@ -57,6 +57,27 @@ def test_rows_that_are_not_held_give_the_components_of_all(monkeypatch, passes):
     assert np.arccos(np.minimum(cosines, 1)).max() < (0.05 if passes == 2 else 1e-3)
 
 
+def test_a_tolerance_saves_passes(monkeypatch):
+    data = decaying(3000, 200, 0.9)
+    monkeypatch.setattr(principal, "SAMPLE_BYTES", 160 * 4 * 200)
+
+    def fit(tolerance):
+        read = []
+
+        class Counted:
+            shape, __len__ = data.shape, data.__len__
+
+            def __getitem__(self, rows):
+                read.append(len(data[rows]))
+                return data[rows]
+
+        return np.square(principal.fit(Counted(), 8, tolerance=tolerance).deviations).sum(), sum(read)
+
+    (captured, few), (most, many) = fit(1e-3), fit(1e-9)
+    assert few <= many - len(data)
+    assert captured == pytest.approx(most, rel=1e-2)
+
+
 def test_scores_and_what_they_reconstruct():
     data = decaying(80, 30, 0.7).reshape(80, 10, 3)
     fitted = principal.fit(data, 5)
