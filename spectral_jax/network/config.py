@@ -11,14 +11,8 @@ Activation = Literal["ELU", "ReLU", "Tanh", "Sigmoid", "LeakyReLU", "SiLU"]
 Pooling = Literal["after-activation", "before-activation"]
 PoolingMatrices = Literal["learned", "average"]
 MOST_LAYERS = 16  # of an encoder
-OF_SAE_LP = (
-    "conv_size",
-    "activation",
-    "pooled",
-    "channels",
-    "pooling",
-    "pooling_matrices",
-)  # options that the residual network lacks
+# options that the residual network lacks
+OF_SAE_LP = ("conv_size", "activation", "pooled", "channels", "pooling", "pooling_matrices")
 OF_RESIDUAL = ("directions", "hidden_size", "symmetric")  # options that SAE-LP lacks
 
 
