@@ -1,8 +1,6 @@
 """Evaluate a run: `python eval.py RUN`, `python eval.py --help`."""
 
-import sys
-
-from spectral_jax.cli import main
+from spectral_jax.__main__ import run
 
 if __name__ == "__main__":
-    sys.exit(main(["eval", *sys.argv[1:]]))
+    run("eval")

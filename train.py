@@ -1,8 +1,6 @@
 """Train a network: `python train.py --help`."""
 
-import sys
-
-from spectral_jax.cli import main
+from spectral_jax.__main__ import run
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    run("train")

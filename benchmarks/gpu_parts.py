@@ -43,7 +43,7 @@ def device(quick: bool) -> dict:
 def demo(quick: bool) -> dict:
     """The demo from nothing to its report, in a folder that is removed; no size is tiny: `quick` prints its help."""
     arguments = ["demo", *(["--help"] if quick else [])]
-    command = [sys.executable, "-m", "spectral_jax.cli", *arguments]
+    command = [sys.executable, "-m", "spectral_jax", *arguments]
     with tempfile.TemporaryDirectory() as folder:
         spent = seconds(lambda: subprocess.run(command, cwd=folder, check=True))
     return {"seconds": spent, "rows": {"the demo, end to end": f"{spent:.3g} s"}}

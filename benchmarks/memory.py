@@ -56,7 +56,7 @@ def measure(arguments: list[str], log: Path) -> Used:
     """Run spectral-jax to its end; its output goes to a file."""
     start, own = time.perf_counter(), None
     with log.open("wb") as out:
-        command = [sys.executable, "-m", "spectral_jax.cli", *arguments]
+        command = [sys.executable, "-m", "spectral_jax", *arguments]
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
         while True:
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)

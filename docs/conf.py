@@ -61,7 +61,7 @@ def make_demo(app):
     shutil.copytree(HERE.parent / "tests" / "tiny", DEMO / "tiny")
     for made, command in DEMO_COMMANDS.items():
         if not (DEMO / made).exists():
-            subprocess.run([sys.executable, "-m", "spectral_jax.cli", *command.split()], cwd=DEMO, check=True)
+            subprocess.run([sys.executable, "-m", "spectral_jax", *command.split()], cwd=DEMO, check=True)
 
 
 def literal_docstrings(app, what, name, obj, options, lines):

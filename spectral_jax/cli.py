@@ -1,6 +1,6 @@
 """The command line: one tyro application with a subcommand for each record in `spectral_jax.commands`.
 
-train.py, eval.py and convert_torch_checkpoint.py call `main` with the name of their command.
+`spectral_jax.__main__` calls `main`; train.py, eval.py and convert_torch_checkpoint.py name their command.
 """
 
 from __future__ import annotations
@@ -176,12 +176,3 @@ def parse(argv: list[str]) -> Any:
     if isinstance(command, Train) and command.resume:
         return tyro.cli(Train, prog=f"{prog} train", args=argv[1:], default=stored_options(command.run), config=config)
     return command
-
-
-def run_and_exit() -> None:
-    """Entry point of the `spectral-jax` script."""
-    sys.exit(main())
-
-
-if __name__ == "__main__":
-    run_and_exit()

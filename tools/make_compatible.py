@@ -44,7 +44,7 @@ def main() -> None:
     modes = spectral.truncate(spectral.compute(template.faces, len(template.vertices)), 16)
     splits = {"train": meshes(10, 1, modes, False), "test": meshes(3, 2, modes, True)}
     writer.write(FOLDER / "data", modes, template, splits, {"recipe": "ellipsoids"})
-    command = [sys.executable, "-m", "spectral_jax.cli"]
+    command = [sys.executable, "-m", "spectral_jax"]
     train = ["train", "--data", "data", "--run", "run", *NETWORK, *TRAINING, "--clip-norm", "2"]
     for arguments in (train, ["export", "run", "release.npz"]):
         subprocess.run([*command, *arguments], cwd=FOLDER, check=True)

@@ -329,7 +329,10 @@ def check_same(basis: SpectralBasis, other: SpectralBasis, names: tuple[str, str
     """Raise ValueError unless two bases are comparable and have the same modes, including signs and rotations."""
     check_comparable(basis, other, names)
     shared = min(basis.num_modes, other.num_modes)
-    difference = np.abs(np.asarray(basis.modes[:, :shared]) - np.asarray(other.modes[:, :shared])).max(axis=0)
+    modes, others = (np.asarray(each.modes[:, :shared]) for each in (basis, other))
+    if np.array_equal(modes, others):
+        return
+    difference = np.abs(modes - others).max(axis=0)
     if difference.max() > tolerance:
         raise ValueError(
             f"{names[0]} and {names[1]} have different modes ({(difference > tolerance).sum()} of {shared} differ, the "

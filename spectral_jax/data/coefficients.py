@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,6 +22,7 @@ from spectral_jax.geometry.sampling import evenly_spaced
 from spectral_jax.network.principal import Rows
 
 CHUNK = 1024  # meshes read at a time
+ALIGNMENT = 64  # bytes
 MEAN_OF = 1024  # meshes whose mean shape tells left from right
 
 
@@ -54,14 +57,17 @@ class LazyCoefficients:
 
     def __getitem__(self, rows: slice | Int[np.ndarray, "mesh"]) -> Float[np.ndarray, "mesh freq 3"]:
         if not isinstance(rows, slice):
-            return _read(self._data, self._split, "coefficients", self._meshes[rows], self.shape[1:])
+            return self._read(rows)
         start, stop, _ = rows.indices(len(self))
         if start == 0:  # of another pass
             self._started = time.monotonic()
-        coefficients = _read(self._data, self._split, "coefficients", self._meshes[rows], self.shape[1:])
+        coefficients = self._read(rows)
         rate = stop * coefficients[:1].nbytes / max(time.monotonic() - self._started, 1e-3)
         self._progress.update(f"reading {self._split}", stop, len(self), f"{rate / 1e9:.2g} GB/s")
         return coefficients
+
+    def _read(self, rows: Any) -> np.ndarray:
+        return _read(self._data, self._split, self._meshes[rows], coefficients=self.shape[1:])[0]
 
 
 def truncate(
@@ -88,25 +94,42 @@ class LazyVertices:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | Int[np.ndarray, "mesh"]) -> Float[np.ndarray, "mesh vertex 3"]:
-        return _read(self._data, self._split, "vertices", self._meshes[rows], self.shape[1:])
+        return _read(self._data, self._split, self._meshes[rows], vertices=self.shape[1:])[0]
 
 
-def _read(data: Data, split: str, name: str, indices: Int[np.ndarray, "mesh"], shape: tuple[int, ...]) -> np.ndarray:
-    """The first rows of an array of each of some meshes. Raises ValueError naming a mesh that is not finite."""
-    examples, found = data.records(split), np.empty((len(indices), *shape), np.float32)
-    read = getattr(examples, name, None)  # most splits read an array alone faster than whole examples
-    meshes = read(indices) if read else (getattr(examples[int(index)], name) for index in indices)
-    for index, row, mesh in zip(indices, found, meshes, strict=True):
-        if mesh is None:
-            raise ValueError(f"{data.path}: mesh {index} of the {split} split has no {name}")
-        row[:] = mesh[: len(row)]
-    wrong = ~np.isfinite(found.sum(axis=(1, 2)))  # also where finite values add up to infinity: look closer
-    for index in indices[wrong & ~np.isfinite(found).all(axis=(1, 2))]:
-        raise ValueError(
-            f"{data.path}: mesh {index} of the {split} split ({examples[int(index)].file}) has values "
-            "that are not finite"
-        )
+def _read(data: Data, split: str, indices: Int[np.ndarray, "mesh"], **shapes: tuple[int, ...]) -> list[np.ndarray]:
+    """The first rows of arrays of some meshes, by name and shape. Raises ValueError naming a mesh that is not finite."""
+    examples, found = data.records(split), [_empty((len(indices), *shape)) for shape in shapes.values()]
+    for i, arrays in enumerate(_arrays(examples, indices, *shapes)):
+        for name, array, into in zip(shapes, arrays, found, strict=True):
+            if array is None:
+                raise ValueError(f"{data.path}: mesh {indices[i]} of the {split} split has no {name}")
+            into[i] = array[: into.shape[1]]
+    for array in found:
+        wrong = ~np.isfinite(array.sum(axis=(1, 2)))  # also where finite values add up to infinity: look closer
+        for index in indices[wrong & ~np.isfinite(array).all(axis=(1, 2))]:
+            raise ValueError(
+                f"{data.path}: mesh {index} of the {split} split ({examples[int(index)].file}) has values "
+                "that are not finite"
+            )
     return found
+
+
+def _arrays(examples: Sequence, indices: Int[np.ndarray, "mesh"], *names: str) -> Iterator[tuple]:
+    """The named arrays of some meshes, by the fastest way that the split has."""
+    if isinstance(examples, Records):
+        return examples.arrays(indices, *names)
+    alone = getattr(examples, "coefficients", None)
+    if alone and names == ("coefficients",):
+        return zip(alone(indices), strict=True)
+    return (tuple(getattr(example, name) for name in names) for example in map(examples.__getitem__, indices.tolist()))
+
+
+def _empty(shape: tuple[int, ...]) -> np.ndarray:
+    """A float32 array whose memory begins where JAX can use it on a CPU without a copy."""
+    content = np.empty(4 * math.prod(shape) + ALIGNMENT, np.uint8)
+    start = -content.ctypes.data % ALIGNMENT
+    return content[start : start + 4 * math.prod(shape)].view(np.float32).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -126,6 +149,13 @@ class LazySplit:
     def vertices(self) -> LazyVertices | None:
         """None when the first mesh has none."""
         return None if self.data.records(self.split)[0].vertices is None else LazyVertices(self.data, self.split)
+
+    def read(self, rows: slice) -> tuple[Float[np.ndarray, "mesh freq 3"], Float[np.ndarray, "mesh vertex 3"]]:
+        """Coefficients and vertices of some meshes, each of which is read once."""
+        meshes = np.arange(len(self.data.records(self.split)))[rows]
+        shapes = {"coefficients": (self.num_modes, 3), "vertices": (self.data.basis.num_vertices, 3)}
+        coefficients, vertices = _read(self.data, self.split, meshes, **shapes)
+        return coefficients, vertices
 
     @functools.cached_property
     def identities(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -22,6 +22,7 @@ MESH_FILE = "mesh.ply"
 METADATA_FILE = "metadata.json"
 TFDS_INFO_FILE = "dataset_info.json"
 TFDS_FEATURES_FILE = "features.json"
+RECORDS = 256  # read at once; memory of more is new each time, and filling it takes longer than reading
 METADATA_BYTES = 64 << 20  # the metadata lists all identities and all skipped files
 # dicts of such values
 METADATA_PARTS = {"counts": int, "identities": dict, "genders": dict, "skipped": list, "source": object}
@@ -107,37 +108,34 @@ class Records(Sequence):
                 )
         return example
 
-    def coefficients(self, indices: Int[np.ndarray, "mesh"]) -> Iterator[Float[np.ndarray, "freq 3"]]:
-        """Read the coefficients of meshes, several times as fast as whole examples."""
-        return self._arrays(indices, "coefficients", self._basis.num_modes)
-
-    def vertices(self, indices: Int[np.ndarray, "mesh"]) -> Iterator[Float[np.ndarray, "vertex 3"] | None]:
-        """Read the vertices of meshes as fast; None for a mesh without."""
-        return self._arrays(indices, "vertices", self._basis.num_vertices)
-
-    def _arrays(self, indices: Int[np.ndarray, "mesh"], name: str, count: int) -> Iterator[Any]:
-        for index, found in self._find(indices, name):
-            if found is not None and len(found) == 12 * count:
-                yield np.frombuffer(found, "<f4").reshape(-1, 3)
+    def arrays(self, indices: Int[np.ndarray, "mesh"], *names: str) -> Iterator[tuple[np.ndarray | None, ...]]:
+        """Read "coefficients", "vertices" or both, several times as fast as whole examples; None for no vertices."""
+        sizes = {"coefficients": 12 * self._basis.num_modes, "vertices": 12 * self._basis.num_vertices}
+        for index, found in self._find(indices, *names):
+            if all(part is not None and len(part) == sizes[name] for name, part in zip(names, found, strict=True)):
+                yield tuple(np.frombuffer(cast(memoryview, part), "<f4").reshape(-1, 3) for part in found)
             else:
-                yield getattr(self[index], name)  # reads what is written otherwise, and names what is wrong
+                example = self[index]  # reads what is written otherwise, and names what is wrong
+                yield tuple(getattr(example, name) for name in names)
 
     def identities(self, indices: Int[np.ndarray, "mesh"]) -> Iterator[str]:
         """Read the identities of meshes as fast."""
-        for index, found in self._find(indices, "identity"):
+        for index, (found,) in self._find(indices, "identity"):
             try:
                 yield str(found or b"\xff", "utf-8")
             except UnicodeDecodeError:  # read as above
                 yield self[index].identity
 
-    def _find(self, indices: Int[np.ndarray, "mesh"], name: str) -> Iterator[tuple[int, memoryview | None]]:
-        """Indices and what `tf_example.find_bytes` finds in their records."""
-        try:
-            raw = self._source.data_source.__getitems__(indices.tolist())
-        except Exception:  # array_record raises its own: read one by one, which names the first that is unreadable
-            raw = [b""] * len(indices)
-        for index, record in zip(indices.tolist(), raw, strict=True):
-            yield index, tf_example.find_bytes(record, name.encode())
+    def _find(self, indices: Int[np.ndarray, "mesh"], *names: str) -> Iterator[tuple[int, list[memoryview | None]]]:
+        """Indices and what `tf_example.find_bytes` finds in their records under each name."""
+        for start in range(0, len(indices), RECORDS):
+            some = indices[start : start + RECORDS].tolist()
+            try:
+                raw = self._source.data_source.__getitems__(some)
+            except Exception:  # array_record raises its own: read one by one, which names the first that is unreadable
+                raw = [b""] * len(some)
+            for index, record in zip(some, raw, strict=True):
+                yield index, [tf_example.find_bytes(record, name.encode()) for name in names]
 
 
 def check_features(path: Path) -> None:

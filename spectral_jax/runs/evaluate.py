@@ -22,7 +22,7 @@ from spectral_jax.data.recipes import DEMO_DATA
 from spectral_jax.files.progress import SILENT, Progress, track
 from spectral_jax.geometry.metrics import map_batches, summarise, vertex_errors_mm
 from spectral_jax.network import principal
-from spectral_jax.network.codec import Codec, decode_vertices_batch, encode_batch
+from spectral_jax.network.codec import Codec, decode_batch, decode_vertices_batch, encode_batch
 from spectral_jax.network.config import TITLES
 from spectral_jax.network.principal import Principal
 from spectral_jax.runs.opened import OpenedRun, open_run
@@ -98,11 +98,13 @@ def read_batches(
     split: Split | LazySplit, num_modes: int, progress: Progress = SILENT
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Coefficients and vertices of the meshes of a split that has vertices, batch by batch."""
-    coefficients, vertices = split.coefficients, split.vertices
-    assert vertices is not None
-    for start in track(range(0, len(coefficients), VALIDATION_BATCH), progress, "measuring"):
+    assert split.vertices is not None
+    for start in track(range(0, len(split.coefficients), VALIDATION_BATCH), progress, "measuring"):
         rows = slice(start, start + VALIDATION_BATCH)
-        yield coefficients[rows][:, :num_modes], vertices[rows]
+        if isinstance(split, LazySplit):
+            yield split.read(rows)
+        else:
+            yield split.coefficients[rows, :num_modes], split.vertices[rows]
 
 
 def find_baselines(opened: OpenedRun) -> Data | None:
@@ -196,7 +198,11 @@ def method_errors_mm(
     vertices: Float[Array | np.ndarray, "batch vertex 3"],
 ) -> list[Float[Array, "batch vertex"]]:
     """Vertex errors by the network, the basis alone and, given baselines, by the mean shape and PCA."""
-    found = [decode_vertices_batch(codec, latents), spectral.reconstruct(codec.require_basis(), coefficients)]
+    if codec.displacements is None:  # one product for both
+        decoded = jnp.stack([decode_batch(codec, latents), coefficients])
+        found = list(spectral.reconstruct(codec.require_basis(), decoded))
+    else:
+        found = [decode_vertices_batch(codec, latents), spectral.reconstruct(codec.require_basis(), coefficients)]
     if baselines is not None:
         scores = principal.project(baselines.fitted, coefficients)
         found += [principal.reconstruct(baselines.displacements, x) for x in (scores[:, :0], scores)]

@@ -253,7 +253,7 @@ def test_processes_train_as_one_does(data_folder, fit_data, tmp_path, count, pla
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
-        command = [sys.executable, "-m", "spectral_jax.cli", "train", "--data", data_folder, "--run", folder, *options]
+        command = [sys.executable, "-m", "spectral_jax", "train", "--data", data_folder, "--run", folder, *options]
         command += ["--placement", place, "--coordinator", address, "--num-processes", str(count), "--process-id"]
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
         processes = [

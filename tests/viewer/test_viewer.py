@@ -532,7 +532,7 @@ def test_a_missing_extra_is_named(runs, capsys, monkeypatch, module, options, me
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child alone")
 def test_ctrl_c_ends_the_server_with_code_0(runs):
     port = free_port()
-    command = [sys.executable, "-m", "spectral_jax.cli", "view", str(runs / "four"), "--port", str(port)]
+    command = [sys.executable, "-m", "spectral_jax", "view", str(runs / "four"), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
