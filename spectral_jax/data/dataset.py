@@ -22,7 +22,7 @@ MESH_FILE = "mesh.ply"
 METADATA_FILE = "metadata.json"
 TFDS_INFO_FILE = "dataset_info.json"
 TFDS_FEATURES_FILE = "features.json"
-RECORDS = 256  # read at once; memory of more is new each time, and filling it takes longer than reading
+RECORDS = 256  # read at once from anywhere; the memory of more would be new every time
 METADATA_BYTES = 64 << 20  # the metadata lists all identities and all skipped files
 # dicts of such values
 METADATA_PARTS = {"counts": int, "identities": dict, "genders": dict, "skipped": list, "source": object}
@@ -128,13 +128,17 @@ class Records(Sequence):
 
     def _find(self, indices: Int[np.ndarray, "mesh"], *names: str) -> Iterator[tuple[int, list[memoryview | None]]]:
         """Indices and what `tf_example.find_bytes` finds in their records under each name."""
-        for start in range(0, len(indices), RECORDS):
-            some = indices[start : start + RECORDS].tolist()
+        source, numbers = self._source.data_source, indices.tolist()
+        # The system reads ahead of records in order; one at a time, they fill memory that is still in the caches. Those
+        # of an epoch are anywhere, and array_record asks for several at once, as slow disks and networks need.
+        size = RECORDS if np.any(np.diff(indices) != 1) else 1
+        for start in range(0, len(numbers), size):
+            part = numbers[start : start + size]
             try:
-                raw = self._source.data_source.__getitems__(some)
+                records = source.__getitems__(part) if size > 1 else [source[part[0]]]
             except Exception:  # array_record raises its own: read one by one, which names the first that is unreadable
-                raw = [b""] * len(some)
-            for index, record in zip(some, raw, strict=True):
+                records = [b""] * len(part)
+            for index, record in zip(part, records, strict=True):
                 yield index, [tf_example.find_bytes(record, name.encode()) for name in names]
 
 
