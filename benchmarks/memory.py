@@ -5,10 +5,12 @@
     python benchmarks/memory.py /tmp/big --only stream eval report --json memory.json
 
 The peak is the kernel's (`ru_maxrss`). It counts pages of files that are mapped, which the kernel takes back when
-memory is short. The peak of memory that is the process's own is sampled, on Linux.
+memory is short. The peak of memory that is the process's own is sampled, on Linux. Meshes trained in a second are those
+of the last epoch, without start and validation.
 """
 
 import argparse
+import json
 import os
 import resource
 import subprocess
@@ -79,6 +81,13 @@ def own_bytes(pid: int) -> int | None:
         return None
 
 
+def meshes_per_second(log: Path) -> float | None:
+    """The speed of the last epoch in the log of a run, without validation; None where nothing was trained."""
+    if not log.is_file():
+        return None
+    return json.loads(log.read_text().splitlines()[-1]).get("meshes_per_second")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = list(commands(Path(), Path(), 0))
@@ -95,7 +104,8 @@ def main() -> int:
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
         subprocess.run([sys.executable, HERE / "big_dataset.py", options.data, *arguments], check=True)
     announce()
-    row = table(f"{options.data}, batch {options.batch_size}", "command", "seconds", "peak GB", "own GB", "exit code")
+    names = ("command", "seconds", "peak GB", "own GB", "exit code", "trained/s")
+    row = table(f"{options.data}, batch {options.batch_size}", *names)
     found, failed = {}, False
     with tempfile.TemporaryDirectory() as folder:
         runs, every = Path(folder), commands(options.data.resolve(), Path(folder), options.batch_size)
@@ -108,11 +118,13 @@ def main() -> int:
             if name in needs_run and trained and not (runs / "run").exists():
                 (runs / "run").symlink_to(trained)
             used = measure(every[name], runs / "log")
-            row(name, used.seconds, used.peak_gb, used.own_gb, used.code)
+            speed = meshes_per_second(runs / name / "log.jsonl")
+            row(name, used.seconds, used.peak_gb, used.own_gb, used.code, speed)
             if used.code:
                 failed = True
                 print((runs / "log").read_text(errors="replace")[-1000:])
-            found[name] = used._asdict() | {"command": " ".join(["spectral-jax", *every[name]]).replace(folder, "RUNS")}
+            command = " ".join(["spectral-jax", *every[name]]).replace(folder, "RUNS")
+            found[name] = used._asdict() | {"command": command, "meshes_per_second": speed}
     baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / 1e9
     print(f"a child's peak is at least this process's, {baseline:.2g} GB")
     save(options.json, {"batch_size": options.batch_size, "commands": found})

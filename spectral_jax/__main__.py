@@ -1,4 +1,4 @@
-"""Where the command line starts: the `spectral-jax` script, `python -m spectral_jax`, and the scripts of the checkout."""
+"""Where the command line starts: `spectral-jax`, `python -m spectral_jax`, and train.py, eval.py and the converter."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class LazyVertices:
 
 
 def _read(data: Data, split: str, indices: Int[np.ndarray, "mesh"], **shapes: tuple[int, ...]) -> list[np.ndarray]:
-    """The first rows of arrays of some meshes, by name and shape. Raises ValueError naming a mesh that is not finite."""
+    """The first rows of arrays of some meshes, by name and shape. Raises ValueError for a mesh that is not finite."""
     examples, found = data.records(split), [_empty((len(indices), *shape)) for shape in shapes.values()]
     for i, arrays in enumerate(_arrays(examples, indices, *shapes)):
         for name, array, into in zip(shapes, arrays, found, strict=True):

@@ -45,6 +45,9 @@ def test_a_split_on_disk_is_the_one_in_memory(data):
     for rows in (slice(2, 100), slice(0, 0), np.array([8, 0])):
         np.testing.assert_array_equal(lazy.vertices[rows], held.vertices[rows])
         np.testing.assert_array_equal(lazy.coefficients[rows], held.coefficients[rows, :20])
+    for array, expected in zip(lazy.read(slice(2, 6)), (held.coefficients[2:6, :20], held.vertices[2:6]), strict=True):
+        np.testing.assert_array_equal(array, expected)
+        assert array.ctypes.data % 64 == 0  # JAX takes it without a copy
     np.testing.assert_array_equal(coefficients.truncate(lazy.coefficients, 5)[:], held.coefficients[:, :5])
     assert LazySplit(data, "train", 20).vertices is None
     with pytest.raises(ValueError, match="mesh 3 of the train split has no vertices"):

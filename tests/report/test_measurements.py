@@ -201,7 +201,7 @@ def test_regions_bands_and_the_way(splits):
 def test_splits_on_disk_give_the_same_and_are_read_in_batches(splits, monkeypatch):
     data, train, test = splits
     read, most = coefficients._read, []
-    monkeypatch.setattr(coefficients, "_read", lambda *args: most.append(len(args[3])) or read(*args))
+    monkeypatch.setattr(coefficients, "_read", lambda *args, **kw: most.append(len(args[2])) or read(*args, **kw))
     monkeypatch.setattr(evaluate, "VALIDATION_BATCH", 4)
     monkeypatch.setattr(measurements, "NUM_LATENTS", 5)
     monkeypatch.setattr(principal, "BLOCK", 5)
