@@ -29,6 +29,7 @@ def commands(quick: bool, gpu: bool) -> dict[str, list[str]]:
         "epoch": ["epoch.py", *(["--quick", *small] if quick else PRECISIONS if gpu else [])],
         "amass": ["epoch.py", "--amass", *(["--quick", *small] if quick else PRECISIONS)],
         "inference": ["inference.py", *(["--meshes", "70", "--vertices", "500", *small] if quick else [])],
+        "products": ["products.py", *(["--freq", "256", "--batch", "4"] if quick else [])],
         "startup": ["startup.py", *(["--freq", "256", "--rounds", "1"] if quick else [])],
         "growth": ["growth.py", *(["--quick", "--rounds", "2"] if quick else [])],
         "eigenbasis": ["eigenbasis.py", *(["--cell", "12272", "64"] if quick else [])],

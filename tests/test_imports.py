@@ -9,6 +9,7 @@ from helpers import DOCUMENTS, ROOT
 PACKAGE = ROOT / "spectral_jax"
 # From top to bottom; folders on one line do not import each other. docs/development/architecture.md draws the same.
 ORDER = [
+    ["__main__"],
     ["cli", "commands"],
     ["viewer", "report", "pytorch"],
     ["runs"],

@@ -104,7 +104,7 @@ def read_batches(
         if isinstance(split, LazySplit):
             yield split.read(rows)
         else:
-            yield split.coefficients[rows, :num_modes], split.vertices[rows]
+            yield split.coefficients[rows][:, :num_modes], split.vertices[rows]
 
 
 def find_baselines(opened: OpenedRun) -> Data | None:
