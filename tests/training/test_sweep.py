@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
+import spectral_jax as sj
 from spectral_jax import cli
-from spectral_jax.commands.sweep import load
+from spectral_jax.commands.sweep import baselines, load
+from spectral_jax.files.progress import SILENT
 from spectral_jax.network.config import ModelConfig
-from spectral_jax.training import loop, sweep
+from spectral_jax.training import loop, placement, sweep
 from spectral_jax.training.config import TrainConfig
 
 MODEL = ModelConfig(modes=32, latent_size=4)
@@ -54,6 +56,13 @@ def test_the_command_compares_sizes_with_pca_and_goes_on_where_it_was(data_folde
     page = (out / "sweep.html").read_text()
     assert "latent size" in page
     assert 'src="http' not in page
+
+
+def test_validation_meshes_that_stay_on_disk_give_the_same_baselines(data_folder, monkeypatch):
+    data, models = sj.open_data(data_folder), [ModelConfig(modes=20, latent_size=size) for size in (2, 4)]
+    expected = baselines(data, models, SILENT)
+    monkeypatch.setattr(placement, "TEST_BYTES", 0)
+    assert baselines(data, models, SILENT) == expected
 
 
 def test_a_sweep_into_another_ones_folder_is_refused(data_folder, tmp_path, capsys):
