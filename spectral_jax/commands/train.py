@@ -45,8 +45,10 @@ class Demo:
     def __call__(self) -> None:
         ensure_demo_data(self.overwrite)
         for run, options in DEMO_RUNS.items():
-            resume = (run / "config.json").is_file() and not self.overwrite
-            dataclasses.replace(options, run=run, resume=resume, overwrite=self.overwrite)()
+            if (run / "config.json").is_file() and not self.overwrite:
+                dataclasses.replace(stored_options(run), resume=True)()
+            else:
+                dataclasses.replace(options, run=run, overwrite=self.overwrite)()
         Eval(DEMO_RUN, compare=(DEMO_RESIDUAL_RUN,))()
         Report(DEMO_RUN, compare=(DEMO_RESIDUAL_RUN,))()
         console.print(f"open it in a browser; to look closer: spectral-jax view {DEMO_RESIDUAL_RUN}", highlight=False)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import shlex
@@ -14,6 +15,7 @@ from helpers import DOCUMENTS, ROOT
 import spectral_jax
 from spectral_jax.basis import spectral
 from spectral_jax.cli import main, parse
+from spectral_jax.commands import train
 from spectral_jax.geometry.mesh import write_mesh
 from spectral_jax.runs import run
 from spectral_jax.runs.logs import read_log
@@ -255,6 +257,19 @@ def test_a_signal_saves_and_prints_how_to_resume(data_folder, tmp_path, number, 
     assert "--resume" in error
     stopped_after = len(read_log(tmp_path / "stopped"))
     assert run.load_run(tmp_path / "stopped").epoch == stopped_after < 300
+
+
+def test_the_demo_can_be_run_again(data_folder, tmp_path, monkeypatch):
+    """Nothing is trained twice, although training itself found out how many directions there are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "ensure_demo_data", lambda overwrite: None)
+    for name, options in train.DEMO_RUNS.items():
+        training = dataclasses.replace(options.training, epochs=1, batch_size=8)
+        tiny = dataclasses.replace(options, data=str(data_folder), training=training, latent_size=4)
+        monkeypatch.setitem(train.DEMO_RUNS, name, tiny)
+    for _ in range(2):
+        assert main(["demo"]) == 0
+    assert [len(read_log(name)) for name in ("runs/demo", "runs/demo-residual")] == [1, 2]  # PCA is its epoch 0
 
 
 @pytest.mark.slow
