@@ -83,9 +83,8 @@ def own_bytes(pid: int) -> int | None:
 
 def meshes_per_second(log: Path) -> float | None:
     """The speed of the last epoch in the log of a run, without validation; None where nothing was trained."""
-    if not log.is_file():
-        return None
-    return json.loads(log.read_text().splitlines()[-1]).get("meshes_per_second")
+    lines = log.read_text().splitlines() if log.is_file() else []
+    return json.loads(lines[-1]).get("meshes_per_second") if lines else None
 
 
 def main() -> int:
@@ -104,8 +103,8 @@ def main() -> int:
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
         subprocess.run([sys.executable, HERE / "big_dataset.py", options.data, *arguments], check=True)
     announce()
-    names = ("command", "seconds", "peak GB", "own GB", "exit code", "trained/s")
-    row = table(f"{options.data}, batch {options.batch_size}", *names)
+    columns = ("command", "seconds", "peak GB", "own GB", "exit code", "trained/s")
+    row = table(f"{options.data}, batch {options.batch_size}", *columns)
     found, failed = {}, False
     with tempfile.TemporaryDirectory() as folder:
         runs, every = Path(folder), commands(options.data.resolve(), Path(folder), options.batch_size)

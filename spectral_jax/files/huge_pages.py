@@ -15,7 +15,7 @@ def ask_for() -> None:
     """Start this process again, at once and with the same arguments, so that the C library asks for huge pages.
 
     Nothing happens where the system gives them to every program or to none, or where GLIBC_TUNABLES decides already.
-    They are worth 10 to 14 % of a training step, and most of the time that the system spends on new memory. Call it
+    They are worth about a tenth of a training step, and most of the time that the system spends on new memory. Call it
     before anything else.
     """
     tunables = os.environ.get(TUNABLES, "")

@@ -21,7 +21,7 @@ class Started(Exception):
 def ask(tmp_path, monkeypatch):
     """Ask for huge pages with a setting of the system and tunables of the C library; returns what is started."""
 
-    def ask(setting, tunables=None):
+    def ask(setting, tunables=""):
         started = []
 
         def start(program, arguments):
@@ -34,9 +34,7 @@ def ask(tmp_path, monkeypatch):
         monkeypatch.setattr(huge_pages, "SETTING", file)
         monkeypatch.setattr(huge_pages.os, "execv", start)
         monkeypatch.setattr(sys, "orig_argv", ["python3", "-X", "utf8", "-m", "spectral_jax", "eval", "runs/a b"])
-        monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-        if tunables is not None:
-            monkeypatch.setenv("GLIBC_TUNABLES", tunables)
+        monkeypatch.setenv("GLIBC_TUNABLES", tunables)
         with contextlib.suppress(Started):
             huge_pages.ask_for()
         return started
@@ -46,7 +44,7 @@ def ask(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("tunables", "after"),
-    [(None, "glibc.malloc.hugetlb=1"), ("glibc.malloc.arena_max=2", "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1")],
+    [("", "glibc.malloc.hugetlb=1"), ("glibc.malloc.arena_max=2", "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1")],
 )
 def test_the_program_starts_again_with_the_same_arguments(ask, tunables, after):
     arguments = [sys.executable, "-X", "utf8", "-m", "spectral_jax", "eval", "runs/a b"]
